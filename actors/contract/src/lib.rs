@@ -1,0 +1,1 @@
+//! Messages, events, ids, error kinds and port traits that every service shares.

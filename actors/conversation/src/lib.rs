@@ -1,0 +1,1 @@
+//! Turns: claims them, runs them step by step, ends each in one terminal event.

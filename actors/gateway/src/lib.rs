@@ -1,0 +1,1 @@
+//! Admission and group commit of accepted messages.

@@ -1,0 +1,1 @@
+//! Retention, backlog and dead-letter depth, old-snapshot alarm.

@@ -1,0 +1,1 @@
+//! Unified memory: outbox relay, memory sync and replicator.

@@ -1,0 +1,1 @@
+//! Supervised actix services: orchestrator, registry, restarts, links, watchdog.

@@ -1,0 +1,1 @@
+//! Runs tools under policy, each started at most as often as its effect class allows.

@@ -1,0 +1,1 @@
+//! The one validated configuration and the only reader of the environment.

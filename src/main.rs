@@ -1,0 +1,2 @@
+//! The `somaagent` executable.
+fn main() {}
