@@ -1,1 +1,1 @@
-//! The `SomaAgent01` platform: every service a supervised actor in one executable.
+//! The SomaAgent01 platform: every service a supervised actor in one executable.
