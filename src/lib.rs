@@ -1,1 +1,5 @@
 //! The SomaAgent01 platform: every service a supervised actor in one executable.
+
+pub mod adapters;
+pub mod http;
+pub mod telemetry;

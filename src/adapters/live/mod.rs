@@ -1,0 +1,1 @@
+//! The live port, by vendor.

@@ -1,0 +1,9 @@
+//! Adapters: one folder per port, one file or folder per vendor.
+
+pub mod bus;
+pub mod live;
+pub mod memory;
+pub mod model;
+pub mod policy;
+pub mod store;
+pub mod tools;

@@ -1,0 +1,1 @@
+//! The policy port, by vendor.

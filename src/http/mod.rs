@@ -1,0 +1,1 @@
+//! The HTTP edge: one file per resource, one error-to-status mapping.
