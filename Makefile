@@ -1,0 +1,35 @@
+# The same verbs by hand and in CI. `make help` lists them.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+
+.PHONY: help run check fmt lint test doc bench dry-run
+
+help: ## Lists the verbs.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+run: ## Starts the platform in this folder, on the embedded engines.
+	$(CARGO) run --release
+
+check: fmt-check lint doc ## Everything that needs no test run: format, lints, docs.
+
+fmt: ## Formats the code.
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(CARGO) fmt --all -- --check
+
+lint: ## Runs clippy on everything; a warning is an error.
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+test: ## Runs every test on the embedded engines, then the dry run of the plan.
+	$(CARGO) test --workspace --locked
+	$(MAKE) dry-run
+
+dry-run: ## Checks configuration, plan, store, policy and ports without changing anything.
+	SA01_DATA_DIR=$$(mktemp -d)/data $(CARGO) run --locked --quiet -- run --dry-run
+
+doc: ## Builds the API documentation; a broken link is an error.
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+bench: ## Measures; prints each figure beside the limit measured in the same run.
+	$(CARGO) bench --workspace --locked
