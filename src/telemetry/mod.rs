@@ -1,1 +1,3 @@
-//! Traces, metrics, logs and the panic hook.
+//! Logs and what else tells an operator what the process does.
+
+pub mod logs;
