@@ -1,1 +1,3 @@
 //! The bus port, by vendor.
+
+pub mod local;

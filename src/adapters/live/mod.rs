@@ -1,1 +1,3 @@
 //! The live port, by vendor.
+
+pub mod local;

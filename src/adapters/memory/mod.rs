@@ -1,1 +1,3 @@
 //! The memory service port, by vendor.
+
+pub mod builtin;
