@@ -4,6 +4,7 @@
 //! groups and wire shapes are here and nowhere else.
 
 pub mod access;
+pub mod compose;
 pub mod event;
 pub mod ids;
 pub mod kind;
