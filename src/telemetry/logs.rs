@@ -19,7 +19,9 @@ pub enum Shape {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not one.
-    #[error("`{filter}` is no log filter: {reason} (try `info`, or `info,soma_conversation=debug`)")]
+    #[error(
+        "`{filter}` is no log filter: {reason} (try `info`, or `info,soma_conversation=debug`)"
+    )]
     Filter {
         /// What was given.
         filter: String,
@@ -64,9 +66,9 @@ pub fn install(filter: &str, shape: Shape) -> Result<LogControl, LogError> {
     let lines = fmt::layer().with_target(true);
     let registry = tracing_subscriber::registry().with(filter);
     match shape {
-        Shape::Json => registry
-            .with(lines.json().flatten_event(true).with_span_list(false))
-            .try_init(),
+        Shape::Json => {
+            registry.with(lines.json().flatten_event(true).with_span_list(false)).try_init()
+        }
         Shape::Text => {
             let colour = std::io::stdout().is_terminal();
             registry.with(lines.compact().with_ansi(colour)).try_init()
@@ -77,10 +79,8 @@ pub fn install(filter: &str, shape: Shape) -> Result<LogControl, LogError> {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
-        filter: filter.to_owned(),
-        reason: error.to_string(),
-    })
+    EnvFilter::try_new(filter)
+        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })
 }
 
 #[cfg(test)]

@@ -1,1 +1,4 @@
-//! The model port, by vendor.
+//! The model port, by vendor, and the counting of tokens.
+
+pub mod offline;
+pub mod tokens;
