@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod compose;
+pub mod decide;
 pub mod event;
 pub mod ids;
 pub mod kind;
