@@ -8,7 +8,7 @@ use crate::{
     rules::{self, Rule},
     section::Section,
     sections::{
-        Auth, Bus, Deployment, Gateway, Live, Memory, Model, Policy, RateLimit, Retention,
+        Auth, Bus, Client, Deployment, Gateway, Live, Memory, Model, Policy, RateLimit, Retention,
         Shutdown, Storage, Supervision, Telemetry, Tools, Turns,
     },
     sources::Sources,
@@ -65,6 +65,7 @@ centralized! {
     shutdown: Shutdown,
     telemetry: Telemetry,
     retention: Retention,
+    client: Client,
 }
 
 impl CentralizedConfig {
@@ -73,7 +74,7 @@ impl CentralizedConfig {
     ///
     /// # Errors
     /// All that is wrong with the configuration, at once.
-    pub fn load(sources: &Sources) -> Result<Loaded, ConfigFaults> {
+    pub fn load(sources: Sources) -> Result<Loaded, ConfigFaults> {
         let mut findings = Findings::default();
         let settled = layers::settle(sources, &mut findings);
         let mut config = Self::read(&settled, &mut findings);
@@ -147,7 +148,7 @@ fn fault_of(key: &Key, settled: &Settled, reason: String) -> ConfigFault {
         value: given.map(|given| key.secrecy.mask(&given.text)),
         origin: given.map(|given| given.origin.clone()),
         reason,
-        way_out: format!("write {}", key.hint),
+        way_out: key.way_out(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The table of keys, built from the sections, and how much of a value may be shown.
 
-use std::sync::LazyLock;
+use std::{net::Ipv6Addr, sync::LazyLock};
 
 use crate::central::CentralizedConfig;
 
@@ -27,7 +27,9 @@ pub struct Key {
     pub field: &'static str,
     /// What it means, in the lines of its doc comment.
     pub about: &'static str,
-    /// What to write.
+    /// What its value is, in a word or two: `duration`, `size`, `secret`.
+    pub kind: &'static str,
+    /// What to write, for a fault.
     pub hint: &'static str,
     /// The value where no layer gives one.
     pub default: Option<String>,
@@ -35,6 +37,19 @@ pub struct Key {
     pub secrecy: Secrecy,
     /// A value to show where there is no default.
     pub example: Option<&'static str>,
+}
+
+impl Key {
+    /// What to write instead of a value that cannot be used. A hint without words to choose from
+    /// is made plain by an example.
+    pub(crate) fn way_out(&self) -> String {
+        match self.example.or(self.default.as_deref()) {
+            Some(example) if !self.hint.contains('`') && self.secrecy != Secrecy::Secret => {
+                format!("write {}, such as `{example}`", self.hint)
+            }
+            _ => format!("write {}", self.hint),
+        }
+    }
 }
 
 /// How much of a value may be shown.
@@ -96,13 +111,20 @@ fn is_scheme(text: &str) -> bool {
     text.chars().all(|letter| letter.is_ascii_alphanumeric() || "+-.".contains(letter))
 }
 
-/// A port that is no number is a password whose host was forgotten: `postgres://soma:secret`.
+/// Strict, as the authority may be a user and a password whose host was forgotten:
+/// `postgres://soma:secret`.
 fn is_host_and_port(text: &str) -> bool {
-    let after_brackets = text.rsplit_once(']').map_or(text, |(_, port)| port);
-    match after_brackets.rsplit_once(':') {
-        Some((_, port)) => port.parse::<u16>().is_ok(),
-        None => true,
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port_is_fine = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+        return address.parse::<Ipv6Addr>().is_ok() && port_is_fine;
     }
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    host.chars().all(is_plain) && is_port(port)
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok()
 }
 
 #[cfg(test)]
@@ -128,6 +150,8 @@ mod tests {
             "secret",
             "soma:secret@db",
             "postgres://soma:secret",
+            "postgres://soma:secret]",
+            "postgres://[soma]:secret",
             "postgres://soma:a/secret@db",
             "postgres://soma:a?secret@db",
             "postgres://soma:a#secret@db",

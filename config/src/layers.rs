@@ -36,19 +36,19 @@ pub(crate) fn profile(mode: Mode) -> &'static str {
 }
 
 /// Settles the text of each key.
-pub(crate) fn settle(sources: &Sources, findings: &mut Findings) -> Settled {
+pub(crate) fn settle(sources: Sources, findings: &mut Findings) -> Settled {
     let mut offers = Vec::new();
     let mut offer = |layer: &Layer, pairs: Vec<(String, String)>, findings: &mut Findings| {
         for (name, text) in pairs {
             offers.extend(understand(layer, name, text, findings));
         }
     };
-    if let Some(dotenv) = &sources.dotenv {
-        let pairs = parse_dotenv(dotenv, findings);
-        offer(&Layer::DotEnv(dotenv.path.clone()), pairs, findings);
+    if let Some(dotenv) = sources.dotenv {
+        let pairs = parse_dotenv(&dotenv, findings);
+        offer(&Layer::DotEnv(dotenv.path), pairs, findings);
     }
-    offer(&Layer::Environment, sources.environment.clone(), findings);
-    offer(&Layer::Flag, sources.flags.clone(), findings);
+    offer(&Layer::Environment, sources.environment, findings);
+    offer(&Layer::Flag, sources.flags, findings);
 
     let mut settled = Settled::new();
     for key in key::keys() {
@@ -86,6 +86,10 @@ fn understand(layer: &Layer, name: String, text: String, findings: &mut Findings
         return None;
     };
     if is_file && !key.secrecy.allows_file() {
+        if legacy.is_some() {
+            // Such as LOG_LEVEL_FILE, which is somebody else's.
+            return None;
+        }
         let way_out = format!("set {stem} itself");
         let reason = "names a file, but only secrets and URLs are read from files";
         findings.unusable(name, Provenance::of(layer.clone()), reason, way_out);
@@ -128,14 +132,15 @@ fn choose(key: &Key, offers: &[&Offer], findings: &mut Findings) -> Option<Text>
             findings.warn(&offer.name, legacy_warning(legacy, key, used));
         }
     }
-    let rival = |offer: &&&Offer| {
-        offer.layer == chosen.layer
-            && offer.legacy.is_some() == chosen.legacy.is_some()
-            && offer.is_file != chosen.is_file
-    };
-    if let Some(rival) = offers.iter().find(rival) {
-        let reason = format!("is set and so is {}", rival.name);
-        findings.unusable(key.name, origin(chosen), reason, "keep one of them");
+    let rivals: Vec<_> = offers
+        .iter()
+        .filter(|offer| offer.layer == chosen.layer)
+        .filter(|offer| offer.legacy.is_some() == chosen.legacy.is_some())
+        .collect();
+    let plain = rivals.iter().find(|offer| !offer.is_file);
+    if let (Some(plain), Some(file)) = (plain, rivals.iter().find(|offer| offer.is_file)) {
+        let reason = format!("is set and so is {}", file.name);
+        findings.unusable(key.name, origin(plain), reason, "keep one of them");
         return None;
     }
     read(chosen, findings)

@@ -39,8 +39,8 @@ pub use provenance::{Layer, Provenance};
 pub use reference::{example_env, reference_page};
 pub use report::{Report, Row};
 pub use sections::{
-    Auth, Bus, Deployment, Gateway, Live, Memory, Model, Policy, RateLimit, Retention, SERVICES,
-    Shutdown, Storage, Supervision, Telemetry, Tools, Turns,
+    Auth, Bus, Client, Deployment, Gateway, Live, Memory, Model, Policy, RateLimit, Retention,
+    SERVICES, Shutdown, Storage, Supervision, Telemetry, Tools, Turns,
 };
 pub use sources::{DotEnv, Sources};
 pub use value::{

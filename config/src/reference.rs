@@ -12,6 +12,7 @@ use crate::{
 
 /// The text of `config/example.env`: every key, explained and commented out.
 pub fn example_env() -> String {
+    let profiles = Profiles::new();
     let mut page = String::from(EXAMPLE_HEAD);
     for (title, about) in CentralizedConfig::titles() {
         add(&mut page, format_args!("\n# {title}: {}\n", one_line(about)));
@@ -20,35 +21,34 @@ pub fn example_env() -> String {
             for line in key.about.trim_end().lines() {
                 add(&mut page, format_args!("# {}\n", line.trim()));
             }
-            add(&mut page, format_args!("# Write {}.\n", key.hint));
+            let default = profiles.default_of(key);
+            add(&mut page, format_args!("# Kind: {}. Default: {default}.\n", key.kind));
             let value = key.default.as_deref().or(key.example).unwrap_or_default();
-            let remark =
-                if key.default.is_some() { "" } else { "Not set by default; for example:\n# " };
             let quote = if value.contains([' ', '#', '$', '\\']) { "'" } else { "" };
-            add(&mut page, format_args!("# {remark}{}={quote}{value}{quote}\n", key.name));
+            add(&mut page, format_args!("# {}={quote}{value}{quote}\n", key.name));
         }
     }
     page
 }
 
 const EXAMPLE_HEAD: &str = "\
-# Every setting of SomaAgent01, with its default. Generated from the sections in config/src/sections
-# (UPDATE_GOLDEN=1 cargo test -p soma-config); docs/reference/configuration.md says how settings
-# are read. Copy what you change to `.env`.
+# Every setting of SomaAgent01, with its default or, where there is none, an example. Copy what you
+# change to `.env`. docs/reference/configuration.md says how settings are read. Generated from
+# config/src/sections (UPDATE_GOLDEN=1 cargo test -p soma-config).
 ";
 
 /// The text of `docs/reference/configuration.md`.
 pub fn reference_page() -> String {
-    let dev = profile(Mode::Dev);
-    let prod = profile(Mode::Prod);
+    let profiles = Profiles::new();
     let mut page = String::from(PAGE_HEAD);
     for (title, about) in CentralizedConfig::titles() {
         add(&mut page, format_args!("\n### {title}\n\n{}\n\n", one_line(about)));
-        page.push_str("| Variable | Default | Meaning |\n| --- | --- | --- |\n");
+        page.push_str("| Variable | Kind | Default | Meaning |\n| --- | --- | --- | --- |\n");
         for key in keys_of(title) {
-            let default = default_cell(key, &dev, &prod);
-            let meaning = cell(&format!("{} Write {}.", one_line(key.about), key.hint));
-            add(&mut page, format_args!("| `{}` | {default} | {meaning} |\n", key.name));
+            let cells = [one_line(key.about), profiles.default_of(key)].map(|text| cell(&text));
+            let [about, default] = cells;
+            let (name, kind) = (key.name, key.kind);
+            add(&mut page, format_args!("| `{name}` | {kind} | {default} | {about} |\n"));
         }
     }
     page.push_str(LEGACY_HEAD);
@@ -130,24 +130,27 @@ fn keys_of(title: &str) -> impl Iterator<Item = &'static Key> {
     keys().iter().filter(move |key| key.section == title)
 }
 
-fn default_cell(
-    key: &Key,
-    dev: &BTreeMap<String, String>,
-    prod: &BTreeMap<String, String>,
-) -> String {
-    let mut parts = Vec::new();
-    if let Some(default) = &key.default {
-        parts.push(format!("`{default}`"));
+/// What the built-in profiles set.
+struct Profiles([(Mode, BTreeMap<String, String>); 2]);
+
+impl Profiles {
+    fn new() -> Self {
+        Self([Mode::Dev, Mode::Prod].map(|mode| (mode, pairs_of(mode))))
     }
-    for (mode, profile) in [("dev", dev), ("prod", prod)] {
-        let value = profile.get(key.name).filter(|value| Some(*value) != key.default.as_ref());
-        parts.extend(value.map(|value| format!("{mode}: `{value}`")));
+
+    /// The default of a key, and what the profiles make of it.
+    fn default_of(&self, key: &Key) -> String {
+        let mut parts: Vec<_> = key.default.iter().map(|default| format!("`{default}`")).collect();
+        for (mode, profile) in &self.0 {
+            let value = profile.get(key.name).filter(|value| Some(*value) != key.default.as_ref());
+            parts.extend(value.map(|value| format!("`{value}` in {mode}")));
+        }
+        if parts.is_empty() { "not set".to_owned() } else { parts.join(", ") }
     }
-    if parts.is_empty() { "not set".to_owned() } else { cell(&parts.join(", ")) }
 }
 
 /// The pairs of a built-in profile; that it can be parsed is tested.
-fn profile(mode: Mode) -> BTreeMap<String, String> {
+fn pairs_of(mode: Mode) -> BTreeMap<String, String> {
     dotenvy::from_read_iter(layers::profile(mode).as_bytes()).filter_map(Result::ok).collect()
 }
 

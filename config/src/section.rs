@@ -64,6 +64,7 @@ macro_rules! section {
                     section: stringify!($name),
                     field: stringify!($field),
                     about: concat!($($doc, "\n"),+),
+                    kind: <$kind $(<$of>)? as $crate::value::Value>::KIND,
                     hint: <$kind $(<$of>)? as $crate::value::Value>::HINT,
                     default: $crate::value::Value::show(&defaults.$field),
                     secrecy: <$kind $(<$of>)? as $crate::value::Value>::SECRECY,

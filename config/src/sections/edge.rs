@@ -42,7 +42,7 @@ section! {
 
         /// How many events a slow reader of a stream may be behind before it is dropped; it may
         /// resume.
-        #[validate(range(min = 1, message = "must be 1 or more"))]
+        #[validate(range(min = 1, max = 65_536, message = "must be from 1 to 65536"))]
         "SA01_GATEWAY_SSE_BUFFER" sse_buffer: usize = 256;
 
         /// How long a stream is silent before a keep-alive is sent.
@@ -132,5 +132,13 @@ impl RateLimit {
     /// Whether there is a limit at all.
     pub fn is_on(&self) -> bool {
         self.per_second > 0
+    }
+}
+
+section! {
+    /// The command-line tools that talk to a running server.
+    Client {
+        /// The API key or token that they send; none if not set.
+        "SA01_CLIENT_KEY" key: Option<Secret> = None, example "KEY";
     }
 }

@@ -5,7 +5,7 @@ mod process;
 mod servers;
 mod work;
 
-pub use edge::{Auth, Gateway, RateLimit};
+pub use edge::{Auth, Client, Gateway, RateLimit};
 pub use process::{Deployment, Retention, SERVICES, Shutdown, Supervision, Telemetry};
 pub use servers::{Bus, Live, Memory, Model, Policy, Storage};
 pub use work::{Tools, Turns};

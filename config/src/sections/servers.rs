@@ -21,7 +21,7 @@ section! {
             example "postgresql://soma:PASSWORD@postgres:5432/somaagent01";
 
         /// How many connections to PostgreSQL this process holds at most.
-        #[validate(range(min = 2, message = "must be 2 or more"))]
+        #[validate(range(min = 2, max = 10_000, message = "must be from 2 to 10000"))]
         "SA01_DB_POOL_MAX_SIZE" pool_max_size: u32 = 16;
     }
 }

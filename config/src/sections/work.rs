@@ -9,7 +9,7 @@ use crate::{
 };
 
 section! {
-    /// Tools.
+    /// What a turn may do besides talking.
     Tools {
         /// The directory that file tools work in, a folder for each tenant and session; `files` in
         /// the data directory if not set.
@@ -33,13 +33,13 @@ section! {
         "SA01_TOOLS_MAX_OUTPUT" max_output: Size = Size::from_kib(64);
 
         /// How many calls of tools run at once in this process.
-        #[validate(range(min = 1, message = "must be 1 or more"))]
+        #[validate(range(min = 1, max = 65_536, message = "must be from 1 to 65536"))]
         "SA01_TOOLS_CONCURRENCY" concurrency: usize = 16;
     }
 }
 
 section! {
-    /// Turns: one message and everything that is done to answer it.
+    /// One message and everything that is done to answer it.
     Turns {
         /// How long a turn or a tool's step stays with an owner that no longer renews it.
         #[validate(custom(function = check::positive))]
@@ -76,7 +76,7 @@ section! {
         "SA01_TURNS_SESSION_IDLE" session_idle: Duration = Duration::from_mins(5);
 
         /// How many turns run at once in this process.
-        #[validate(range(min = 1, message = "must be 1 or more"))]
+        #[validate(range(min = 1, max = 65_536, message = "must be from 1 to 65536"))]
         "SA01_TURNS_CONCURRENCY" concurrency: usize = 256;
     }
 }

@@ -33,7 +33,9 @@ macro_rules! choice {
         }
 
         impl Value for $name {
+            const KIND: &'static str = $hint;
             const HINT: &'static str = $hint;
+            const LIST_HINT: &'static str = concat!("a list, separated by commas, of ", $hint);
 
             fn parse(text: &str) -> Result<Self, String> {
                 let text = text.trim();
@@ -105,7 +107,7 @@ choice! {
 
 choice! {
     /// A signature that a token may carry.
-    JwtAlgorithm, "a list of `HS256`, `RS256` and `ES256`" {
+    JwtAlgorithm, "`HS256`, `RS256` or `ES256`" {
         /// HMAC with the shared secret.
         Hs256 = "HS256",
         /// RSA with a public key.

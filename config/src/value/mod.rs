@@ -18,8 +18,12 @@ pub type Names = Vec<String>;
 
 /// A type that a setting can have.
 pub(crate) trait Value: Sized {
-    /// What to write, as the second half of a fault and in the reference.
+    /// What it is, in a word or two, for the reference.
+    const KIND: &'static str;
+    /// What to write, for a fault.
     const HINT: &'static str;
+    /// What to write where a list of such values is asked for.
+    const LIST_HINT: &'static str = "a list, separated by commas";
     /// How much of the text may be shown.
     const SECRECY: Secrecy = Secrecy::Open;
 
@@ -32,6 +36,7 @@ pub(crate) trait Value: Sized {
 }
 
 impl<T: Value> Value for Option<T> {
+    const KIND: &'static str = T::KIND;
     const HINT: &'static str = T::HINT;
     const SECRECY: Secrecy = T::SECRECY;
 
@@ -45,7 +50,8 @@ impl<T: Value> Value for Option<T> {
 }
 
 impl<T: Value> Value for Vec<T> {
-    const HINT: &'static str = T::HINT;
+    const KIND: &'static str = "list";
+    const HINT: &'static str = T::LIST_HINT;
     const SECRECY: Secrecy = T::SECRECY;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -61,7 +67,8 @@ impl<T: Value> Value for Vec<T> {
 }
 
 impl Value for String {
-    const HINT: &'static str = "text";
+    const KIND: &'static str = "text";
+    const HINT: &'static str = "a text";
 
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.trim().to_owned())
@@ -73,6 +80,7 @@ impl Value for String {
 }
 
 impl Value for PathBuf {
+    const KIND: &'static str = "path";
     const HINT: &'static str = "a path";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -85,6 +93,7 @@ impl Value for PathBuf {
 }
 
 impl Value for SocketAddr {
+    const KIND: &'static str = "address";
     const HINT: &'static str = "an IP address and a port, such as `127.0.0.1:8010`";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -97,6 +106,7 @@ impl Value for SocketAddr {
 }
 
 impl Value for bool {
+    const KIND: &'static str = "`true` or `false`";
     const HINT: &'static str = "`true` or `false`";
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -115,6 +125,7 @@ impl Value for bool {
 macro_rules! whole_numbers {
     ($($number:ty),+) => {$(
         impl Value for $number {
+            const KIND: &'static str = "number";
             const HINT: &'static str = "a whole number, not negative";
 
             fn parse(text: &str) -> Result<Self, String> {

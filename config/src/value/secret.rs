@@ -37,7 +37,8 @@ impl fmt::Display for Secret {
 }
 
 impl Value for Secret {
-    const HINT: &'static str = "a secret, given here or as a file by the same name with `_FILE`";
+    const KIND: &'static str = "secret";
+    const HINT: &'static str = "a secret";
     const SECRECY: Secrecy = Secrecy::Secret;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -89,7 +90,8 @@ impl ValidateUrl for ServerUrl {
 }
 
 impl Value for ServerUrl {
-    const HINT: &'static str = "a URL, given here or as a file by the same name with `_FILE`";
+    const KIND: &'static str = "URL";
+    const HINT: &'static str = "a URL";
     const SECRECY: Secrecy = Secrecy::Credentials;
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -43,6 +43,7 @@ impl ValidateRange<Self> for Size {
 }
 
 impl Value for Size {
+    const KIND: &'static str = "size";
     const HINT: &'static str = "a size, such as `512B`, `64KiB` or `25MiB`";
 
     fn parse(text: &str) -> Result<Self, String> {
