@@ -6,4 +6,5 @@ pub mod memory;
 pub mod model;
 pub mod policy;
 pub mod store;
+pub mod tls;
 pub mod tools;
