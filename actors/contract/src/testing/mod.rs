@@ -7,8 +7,6 @@ pub mod memory;
 pub mod model;
 pub mod policy;
 mod rank;
-pub mod sample;
-pub mod store;
 pub mod tools;
 
 pub use bus::{FakeBus, LogBus};
@@ -17,7 +15,6 @@ pub use live::FakeLive;
 pub use memory::FakeMemory;
 pub use model::{FakeModel, Play};
 pub use policy::FakePolicy;
-pub use store::{FakeStore, Fault};
 pub use tools::{FakeCatalog, WordCounter};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
