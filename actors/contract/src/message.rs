@@ -6,8 +6,27 @@ use crate::{
     event::Event,
     ids::{EventId, SessionId, TenantId, TurnId},
     kind::{Classified, Kind},
+    model::ChatMessage,
     turn::TurnKind,
 };
+
+/// The metadata of a user's event in which a client that keeps the conversation itself (OpenAI's
+/// protocol) hands over what was said before; set by the edge alone, read by [`prior_messages`].
+pub const PRIOR_MESSAGES: &str = "prior_messages";
+
+/// Names in the metadata of a user's event that only the platform sets.
+pub const RESERVED_METADATA: [&str; 7] =
+    ["tenant", "subject", "analysis", "requeue_override", "tool_name", "args", PRIOR_MESSAGES];
+
+/// Returns what was said before the first message of a session, oldest first, where the client
+/// keeps the conversation itself. It stands before the session's own history in a prompt; texts of
+/// the role `system` add to the persona's.
+pub fn prior_messages(event: &Event) -> Vec<ChatMessage> {
+    let Some(prior) = event.metadata.get(PRIOR_MESSAGES) else {
+        return Vec::new();
+    };
+    Vec::deserialize(prior).unwrap_or_default()
+}
 
 /// A client's promise that repeated requests mean one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -101,5 +120,28 @@ impl Classified for AcceptError {
             }
             Self::Refused(_) => Kind::Bug,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::{EventType, Role};
+
+    #[test]
+    fn prior_messages_are_read_back() {
+        let id = Uuid::nil();
+        let event = Event::new(EventId(id), SessionId(id), Role::User, EventType::User);
+        assert!(prior_messages(&event).is_empty());
+        let said = vec![
+            ChatMessage::System { content: "be brief".to_owned() },
+            ChatMessage::User { content: "hello".to_owned() },
+        ];
+        let event = event.with(PRIOR_MESSAGES, json!(said));
+        assert_eq!(prior_messages(&event), said);
+        assert!(prior_messages(&event.with(PRIOR_MESSAGES, 7)).is_empty());
     }
 }
