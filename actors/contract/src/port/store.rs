@@ -110,7 +110,7 @@ pub struct MessageStatus {
     pub place: u64,
     /// The number of steps journaled so far.
     pub steps: u32,
-    /// The newest terminal event, once it has ended.
+    /// The newest terminal event, once it has ended; `None` while a replay of it has not.
     pub terminal: Option<Event>,
 }
 
@@ -153,8 +153,9 @@ pub trait Transcript: Send + Sync {
         limit: u32,
     ) -> StoreResult<Vec<Event>>;
 
-    /// Returns the newest `limit` events of finished turns and user messages before message
-    /// `before_n`, oldest first: user messages and `assistant.final` only, for a prompt.
+    /// Returns the newest `limit` user messages and `assistant.final` events of messages before
+    /// number `before_n`, for a prompt: oldest first, in the order (n, seq), so that each message
+    /// is followed by its answer even where several had queued, or one was replayed.
     ///
     /// # Errors
     ///
@@ -166,15 +167,18 @@ pub trait Transcript: Send + Sync {
         limit: u32,
     ) -> StoreResult<Vec<Event>>;
 
-    /// Returns what became of a message.
+    /// Returns what became of a message. Of a deleted session only the messages that the deletion
+    /// itself ended are known, so that those who wait for them learn it.
     ///
     /// # Errors
     ///
     /// `NotFound`.
     async fn message(&self, tenant: &TenantId, event_id: EventId) -> StoreResult<MessageStatus>;
 
-    /// Deletes a session: unfinished turns end cancelled, content goes, the id takes no message
-    /// ever again; memories of the session are forgotten only if asked. Repeatable.
+    /// Deletes a session: every event, step, upload, dead letter and unsent outbox row of it goes
+    /// (but `memory.wal`), unfinished turns end with [`crate::compose::cancelled`], the id takes no
+    /// message ever again. If asked, a delete is written for each of its memories, undelivered ones
+    /// included; also when asked for a session that was deleted before. Repeatable.
     ///
     /// # Errors
     ///
@@ -214,7 +218,8 @@ pub struct JournalEntry {
     pub answer: Option<Step>,
     /// The tool calls as `requested` steps; malformed ones come settled with their error.
     pub calls: Vec<Step>,
-    /// Milliseconds of work of this claim so far, added to the turn.
+    /// Milliseconds of work of this claim so far (a total, not what came since the last entry). The
+    /// turn's `worked_ms` is that of its earlier claims plus the newest such total.
     pub worked_ms: u64,
 }
 
@@ -299,9 +304,10 @@ pub trait Turns: Send + Sync {
     /// The store is unavailable.
     async fn inherit(&self, owner: &Owner) -> StoreResult<Inherited>;
 
-    /// Claims the lowest unfinished turn of this session if it may be claimed now: not under a live
-    /// lease, `not_before` past, and no other suspect running if it is one. Counts the attempt.
-    /// On a local bus this also acknowledges the session's `conversation.inbound` records.
+    /// Claims the lowest unfinished turn of this session if it may be claimed now: no turn of the
+    /// session under a live lease (a replayed turn waits for the higher one that runs), `not_before`
+    /// past, and no other suspect running if it is one. Counts the attempt. On a local bus a claim
+    /// that succeeds also acknowledges the session's `conversation.inbound` records.
     ///
     /// # Errors
     ///
@@ -309,7 +315,9 @@ pub trait Turns: Send + Sync {
     async fn claim(&self, owner: &Owner, session_id: SessionId)
     -> StoreResult<Option<ClaimedTurn>>;
 
-    /// Returns sessions with a claimable turn that has been so for `idle_for`, longest first.
+    /// Returns sessions with a claimable turn that has been so for `idle_for`, longest first. It has
+    /// been so since the latest of: accepted or replayed, laid down, `not_before` past, the turn
+    /// before it laid down or over.
     ///
     /// # Errors
     ///
@@ -339,7 +347,8 @@ pub trait Turns: Send + Sync {
     async fn steps(&self, turn_id: TurnId) -> StoreResult<Vec<Step>>;
 
     /// Ends the turn, conditional on `running` and the epoch. Steps still `requested` are withdrawn.
-    /// A repetition after an unknown outcome answers what was stored.
+    /// A repetition under the epoch that ended it answers the `seq` that was stored; a turn that was
+    /// laid down or inherited since, and then ended otherwise, is `Fenced`.
     ///
     /// # Errors
     ///
@@ -365,8 +374,9 @@ pub trait Turns: Send + Sync {
         alive: &[TurnId],
     ) -> StoreResult<Vec<SessionId>>;
 
-    /// Cancels. A turn that does not run ends here, with its terminal event; a running one is
-    /// flagged, and its steps still `requested` are withdrawn.
+    /// Cancels. A turn that does not run ends here, with [`crate::compose::cancelled`], in the order
+    /// of `n`; a running one is flagged. Steps still `requested` are withdrawn in both. A message
+    /// whose turn is over leaves nothing to cancel.
     ///
     /// # Errors
     ///
@@ -425,7 +435,7 @@ pub struct ClaimedStep {
     pub subject: String,
     /// The persona that acts.
     pub persona_id: Option<String>,
-    /// The `seq` of the `tool.start` event that this claim appended.
+    /// The `seq` of its `tool.start` event: of the first claim, where this one is a repetition.
     pub seq: u64,
 }
 
@@ -433,7 +443,9 @@ pub struct ClaimedStep {
 #[async_trait]
 pub trait Steps: Send + Sync {
     /// Claims at most `limit` steps that are `requested`, or `started` by an owner whose lease has
-    /// run out and whose effect allows it, and appends their `tool.start` events. A lost `once`
+    /// run out and whose effect allows it, in the order of journaling, but none whose turn is over
+    /// or to be cancelled; bumps their epochs and appends their `tool.start` events, one per step
+    /// however often it is claimed. A lost `once`
     /// step becomes `unknown` here, with its `tool.result` event. On a local bus this also
     /// acknowledges the steps' `tool.requests` records.
     ///
@@ -557,7 +569,8 @@ pub struct PendingWrite {
 #[async_trait]
 pub trait Memories: Send + Sync {
     /// Stores writes that wait to be delivered; a repetition of an event is a no-op. Returns the
-    /// versions in the writes' order.
+    /// versions in the writes' order, from 1 for each (tenant, memory): an id that another tenant
+    /// uses is a new memory here.
     ///
     /// # Errors
     ///
@@ -610,7 +623,9 @@ pub trait Memories: Send + Sync {
     /// The store is unavailable.
     async fn replicate(&self, write: MemoryWrite, receipt: Receipt) -> StoreResult<bool>;
 
-    /// Searches the replica, ranked, and the tenant's undelivered writes.
+    /// Searches the replica and the tenant's undelivered writes together, each memory once in its
+    /// newest version. What has any of the words matches ([`crate::decide::match_score`] or better);
+    /// among equals the newest comes first.
     ///
     /// # Errors
     ///
@@ -639,7 +654,8 @@ pub trait Memories: Send + Sync {
     /// `NotFound` also for deleted ones.
     async fn memory(&self, tenant: &TenantId, memory_id: Uuid) -> StoreResult<Memory>;
 
-    /// Pages over a tenant's memories in id order, for the export.
+    /// Pages over a tenant's memories in the replica in id order, for the export; without
+    /// tombstones and undelivered writes.
     ///
     /// # Errors
     ///
@@ -782,7 +798,9 @@ pub trait Registry: Send + Sync {
     /// `NotFound`.
     async fn dead_letter(&self, tenant: Option<&TenantId>, id: i64) -> StoreResult<DeadLetter>;
 
-    /// Replays a dead letter; twice before it ends is a no-op.
+    /// Replays a dead letter; twice before it ends is a no-op. A turn is queued with fresh tries, its
+    /// journal kept and `replay` counted; a memory write waits again with the version that it had; a
+    /// refused outbox row waits again. `Already` also for what has ended well since.
     ///
     /// # Errors
     ///

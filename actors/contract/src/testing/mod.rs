@@ -7,6 +7,8 @@ pub mod memory;
 pub mod model;
 pub mod policy;
 mod rank;
+pub mod sample;
+pub mod store;
 pub mod tools;
 
 pub use bus::{FakeBus, LogBus};
@@ -15,6 +17,7 @@ pub use live::FakeLive;
 pub use memory::FakeMemory;
 pub use model::{FakeModel, Play};
 pub use policy::FakePolicy;
+pub use store::{FakeStore, Fault};
 pub use tools::{FakeCatalog, WordCounter};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
