@@ -61,6 +61,16 @@ pub enum PutBack {
     Unavailable(String),
 }
 
+impl PutBack {
+    /// Returns the metrics' label.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// Decides what becomes of a step whose run has ended.
 ///
 /// Only what may be begun again is put back: an interrupted `once` call ends as `unknown`.

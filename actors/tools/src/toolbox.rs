@@ -86,6 +86,11 @@ impl Toolbox {
         Ok((Arc::clone(&entry.tool), entry.spec.clone()))
     }
 
+    /// Returns whether there is a tool of that name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     fn entry(&self, name: &str) -> Result<&Entry, CallFault> {
         self.entries.get(name).ok_or_else(|| CallFault::UnknownTool {
             name: abridged(name),
