@@ -9,6 +9,7 @@ pub mod policy;
 mod rank;
 pub mod sample;
 pub mod store;
+pub mod suite;
 pub mod tools;
 
 pub use bus::{FakeBus, LogBus};
