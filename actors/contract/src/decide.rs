@@ -142,19 +142,19 @@ pub struct Candidate {
     pub not_before: Option<DateTime<Utc>>,
     /// Whether the process died while the turn ran, at any time since it was accepted.
     pub suspect: bool,
-    /// Whether somebody holds a live lease on its session; an embedded store's always lives.
+    /// Whether somebody holds a live lease on its session, be it for another turn of it (a replay
+    /// may be the lowest while a later one runs). In an embedded store a running turn's always lives.
     pub leased: bool,
 }
 
 /// Returns whether the turn may be claimed now. At most one suspect runs at a time.
 pub fn may_claim(turn: &Candidate, now: DateTime<Utc>, suspect_runs: bool) -> bool {
-    let free = match turn.status {
-        TurnStatus::Queued => true,
+    let due = match turn.status {
+        TurnStatus::Queued | TurnStatus::Running => true,
         TurnStatus::Waiting => turn.not_before.is_none_or(|not_before| not_before <= now),
-        TurnStatus::Running => !turn.leased,
         TurnStatus::Done | TurnStatus::Failed | TurnStatus::Cancelled => false,
     };
-    free && !(turn.suspect && suspect_runs)
+    due && !turn.leased && !(turn.suspect && suspect_runs)
 }
 
 /// Returns the tries of a turn during which the process died; it is a suspect from then on, until
@@ -352,7 +352,7 @@ mod tests {
             if may_claim(&turn, now, suspect_runs) {
                 prop_assert!(!status.is_over());
                 prop_assert!(!(suspect && suspect_runs));
-                prop_assert!(status != TurnStatus::Running || !leased);
+                prop_assert!(!leased);
                 prop_assert!(status != TurnStatus::Waiting || wait <= 0);
             }
         }
