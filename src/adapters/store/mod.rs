@@ -1,1 +1,3 @@
 //! The store port, by vendor.
+
+pub mod sqlite;

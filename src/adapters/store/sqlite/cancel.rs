@@ -1,0 +1,218 @@
+//! Cancelling turns and deleting sessions.
+
+use std::collections::HashSet;
+
+use soma_contract::{
+    Event, EventId, SessionId, TenantId, TurnId, compose,
+    memory::{Memory, MemoryOp, MemoryWrite},
+    port::store::{CancelOutcome, CancelScope, StoreError},
+    turn::TurnStatus,
+};
+use sqlx::{SqliteConnection, query};
+use uuid::Uuid;
+
+use super::{
+    end::{Endings, heads},
+    fault::Fault,
+    memory_write, replica,
+    row::{TurnRow, array, blob, integer, json, micros, turn_json},
+    writer::Terms,
+};
+
+/// $1 session, $2 tenant: whether it is deleted.
+const SESSION: &str = "SELECT json_array(deleted_at IS NOT NULL) FROM session_envelopes \
+     WHERE session_id = $1 AND tenant = $2";
+
+/// $1 session
+const UNFINISHED: &str = concat!(
+    "SELECT json_group_array(",
+    turn_json!(),
+    ") FROM (SELECT * FROM turn WHERE session_id = $1 AND ended_at IS NULL ORDER BY n) t"
+);
+
+/// $1 session, $2 event
+const ANSWERS: &str =
+    "SELECT json_array(hex(turn_id)) FROM turn WHERE session_id = $1 AND event_id = $2";
+
+/// Returns whether the session is deleted.
+async fn is_deleted(
+    connection: &mut SqliteConnection,
+    tenant: &TenantId,
+    session_id: SessionId,
+) -> Result<bool, Fault> {
+    let row = query(SESSION).bind(blob(session_id.0)).bind(tenant.0.clone());
+    let found: Vec<u8> = array(row, connection).await?;
+    found.first().map(|flag| *flag != 0).ok_or(Fault::Outcome(StoreError::NotFound))
+}
+
+/// Cancels turns of a session.
+pub(super) async fn cancel(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    tenant: &TenantId,
+    session_id: SessionId,
+    scope: CancelScope,
+) -> Result<CancelOutcome, Fault> {
+    if is_deleted(connection, tenant, session_id).await? {
+        return Err(StoreError::NotFound.into());
+    }
+    let unfinished = query(UNFINISHED).bind(blob(session_id.0));
+    let mut turns: Vec<TurnRow> = array(unfinished, connection).await?;
+    match scope {
+        CancelScope::All => {}
+        CancelScope::Lowest => turns.truncate(1),
+        CancelScope::Of(event_id) => {
+            let wanted = answering(connection, session_id, event_id).await?;
+            turns.retain(|turn| turn.turn_id == wanted);
+        }
+    }
+    let (running, idle): (Vec<_>, Vec<_>) =
+        turns.into_iter().partition(|turn| turn.status == TurnStatus::Running);
+    let ended = end_idle(connection, terms, session_id, &idle, "cancelled").await?;
+    for turn in &running {
+        flag(connection, terms, turn).await?;
+    }
+    Ok(match (ended.is_empty(), running.first()) {
+        (true, None) => CancelOutcome::Nothing,
+        (true, Some(turn)) => CancelOutcome::Flagged(turn.turn_id),
+        (false, None) => CancelOutcome::Ended(ended),
+        (false, Some(turn)) => CancelOutcome::Both(ended, turn.turn_id),
+    })
+}
+
+async fn answering(
+    connection: &mut SqliteConnection,
+    session_id: SessionId,
+    event_id: EventId,
+) -> Result<TurnId, Fault> {
+    let row = query(ANSWERS).bind(blob(session_id.0)).bind(blob(event_id.0));
+    let found: Vec<TurnId> = array(row, connection).await?;
+    found.first().copied().ok_or(Fault::Outcome(StoreError::NotFound))
+}
+
+/// Ends turns that nobody runs; returns their terminal events.
+async fn end_idle(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    session_id: SessionId,
+    turns: &[TurnRow],
+    reason: &str,
+) -> Result<Vec<Event>, Fault> {
+    if turns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let log = heads(connection, &HashSet::from([session_id])).await?;
+    let mut endings = Endings::onto(log);
+    let mut events = Vec::with_capacity(turns.len());
+    for turn in turns {
+        let event = compose::cancelled(&turn.turn()?, turn.persona_id.as_deref(), reason);
+        let reason = Some(reason.to_owned());
+        let seq = endings.add(turn, event.clone(), TurnStatus::Cancelled, reason)?;
+        events.push(Event { seq: Some(seq), ..event });
+    }
+    endings.write(connection, terms).await?;
+    Ok(events)
+}
+
+/// $1 turn, $2 result of withdrawn steps, $3 now
+const FLAG: &str = "
+UPDATE turn SET cancel_requested = 1 WHERE turn_id = $1;
+DELETE FROM message_outbox WHERE topic = 'tool.requests'
+    AND session_id = (SELECT session_id FROM turn WHERE turn_id = $1)
+    AND effect_id IN
+        (SELECT effect_id FROM turn_step WHERE turn_id = $1 AND status = 'requested');
+UPDATE turn_step SET status = 'withdrawn', result = $2, settled_at = $3
+WHERE turn_id = $1 AND status = 'requested';
+";
+
+async fn flag(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    turn: &TurnRow,
+) -> Result<(), Fault> {
+    query(FLAG)
+        .bind(blob(turn.turn_id.0))
+        .bind(json(&compose::withdrawn())?)
+        .bind(micros(terms.now))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// $1 session, $2 now. Of the log stay the ids of the messages, so that none is taken twice, and
+/// the envelopes of the turns that the deletion ended, for whoever waits for them.
+const DELETE: &str = "
+DELETE FROM message_outbox WHERE session_id = $1;
+DELETE FROM dlq_messages WHERE turn_id IN (SELECT turn_id FROM turn WHERE session_id = $1);
+DELETE FROM turn_step WHERE turn_id IN (SELECT turn_id FROM turn WHERE session_id = $1);
+DELETE FROM session_events WHERE session_id = $1 AND type <> 'user' AND seq < $3;
+UPDATE session_events SET payload = '' WHERE session_id = $1 AND type = 'user';
+DELETE FROM attachments WHERE session_id = $1;
+UPDATE turn SET epoch = epoch + 1, trace = '{}', end_seq = iif(end_seq < $3, NULL, end_seq)
+WHERE session_id = $1;
+UPDATE session_envelopes SET deleted_at = $2, epoch = epoch + 1 WHERE session_id = $1;
+";
+
+/// Deletes a session.
+pub(super) async fn delete(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    tenant: &TenantId,
+    session_id: SessionId,
+    forget_memories: bool,
+) -> Result<(), Fault> {
+    if is_deleted(connection, tenant, session_id).await? {
+        return Ok(());
+    }
+    let unfinished = query(UNFINISHED).bind(blob(session_id.0));
+    let turns: Vec<TurnRow> = array(unfinished, connection).await?;
+    let ended = end_idle(connection, terms, session_id, &turns, "the session was deleted").await?;
+    let first_kept = ended.iter().filter_map(|event| event.seq).min().unwrap_or(u64::MAX);
+    query(DELETE)
+        .bind(blob(session_id.0))
+        .bind(micros(terms.now))
+        .bind(integer(first_kept))
+        .execute(&mut *connection)
+        .await?;
+    if forget_memories {
+        forget(connection, terms, tenant, session_id).await?;
+    }
+    Ok(())
+}
+
+async fn forget(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    tenant: &TenantId,
+    session_id: SessionId,
+) -> Result<(), Fault> {
+    let memories = replica::of_session(connection, tenant, session_id).await?;
+    let deletes: Vec<MemoryWrite> = memories
+        .into_iter()
+        .map(|(memory_id, version)| forgetting(terms, tenant, session_id, memory_id, version))
+        .collect();
+    memory_write::enqueue(connection, terms, &deletes).await.map(drop)
+}
+
+fn forgetting(
+    terms: Terms,
+    tenant: &TenantId,
+    session_id: SessionId,
+    memory_id: Uuid,
+    version: u64,
+) -> MemoryWrite {
+    let memory = Memory {
+        memory_id,
+        tenant: tenant.clone(),
+        session_id: Some(session_id),
+        persona_id: None,
+        role: String::new(),
+        kind: String::new(),
+        content: String::new(),
+        metadata: serde_json::Map::new(),
+        event_id: compose::forgetting(tenant, memory_id, version),
+        version: 0,
+        written_at: terms.now,
+    };
+    MemoryWrite { op: MemoryOp::Delete, memory }
+}

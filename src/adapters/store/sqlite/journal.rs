@@ -1,0 +1,170 @@
+//! Journaling a model's answer and the calls that follow: progress.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use soma_contract::{
+    TurnId,
+    compose::{self, StepPlace},
+    port::store::{JournalEntry, StoreError, StoreResult},
+    turn::{Step, StepStatus},
+};
+use sqlx::{SqliteConnection, query};
+
+use super::{
+    fault::Fault,
+    log::{self, Sent},
+    row::{TurnRow, array, hex, json, micros, turn_json},
+    writer::{Operation, Terms},
+};
+
+/// $1: `[turn, …]`
+const TURNS: &str = concat!(
+    "SELECT json_group_array(",
+    turn_json!(),
+    ") FROM json_each($1) e CROSS JOIN turn t ON t.turn_id = unhex(e.value)"
+);
+
+/// $1: `[effect, …]`
+const KNOWN: &str = "
+SELECT json_group_array(hex(p.effect_id))
+FROM json_each($1) e CROSS JOIN turn_step p
+    ON p.turn_id = unhex(e.value->>0) AND p.step = e.value->>1 AND p.place = e.value->>2";
+
+/// $1 turns, $2 steps, $3 now
+const WRITE: &str = "
+UPDATE turn SET attempts = 0, panics = 0, deaths = 0, waiting_since = NULL,
+    worked_ms = worked_before_ms + r.worked_ms
+FROM (SELECT e.value->>0 AS id, e.value->>1 AS worked_ms FROM json_each($1) e) r
+WHERE turn.id = r.id;
+
+INSERT INTO turn_step (turn_id, step, place, effect_id, kind, status, effect, name, call_id,
+    input_hash, arguments, result, trace, created_at, settled_at)
+SELECT unhex(e.value->>0), e.value->>1, e.value->>2, unhex(e.value->>3), e.value->>4, e.value->>5,
+       e.value->>6, e.value->>7, e.value->>8, e.value->>9, e.value->>10, e.value->>11,
+       e.value->>12, $3, iif(e.value->>5 IN ('requested', 'started'), NULL, $3)
+FROM json_each($2) e WHERE true
+ON CONFLICT (turn_id, step, place) DO NOTHING;
+";
+
+/// Journals an entry of a turn.
+#[derive(Debug)]
+pub(super) struct Journal {
+    pub(super) turn_id: TurnId,
+    pub(super) epoch: u64,
+    pub(super) entry: JournalEntry,
+}
+
+/// Reads the turns of these ids.
+pub(super) async fn turns(
+    connection: &mut SqliteConnection,
+    ids: impl Iterator<Item = TurnId>,
+) -> Result<HashMap<TurnId, TurnRow>, Fault> {
+    let ids: Vec<String> = ids.map(|id| hex(id.0)).collect();
+    let rows: Vec<TurnRow> = array(query(TURNS).bind(json(&ids)?), connection).await?;
+    Ok(rows.into_iter().map(|row| (row.turn_id, row)).collect())
+}
+
+impl Operation for Journal {
+    type Answer = ();
+
+    const NAME: &'static str = "journal";
+
+    async fn run(
+        connection: &mut SqliteConnection,
+        terms: Terms,
+        requests: &[Self],
+    ) -> Result<Vec<StoreResult<()>>, Fault> {
+        let turns = turns(connection, requests.iter().map(|request| request.turn_id)).await?;
+        let mut progress = Vec::new();
+        let mut steps = Vec::new();
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            match turns.get(&request.turn_id).filter(|turn| turn.runs(request.epoch)) {
+                None => answers.push(Err(StoreError::Fenced)),
+                Some(turn) => {
+                    progress.push((turn.id, request.entry.worked_ms));
+                    let entry = request.entry.answer.iter().chain(&request.entry.calls);
+                    steps.extend(entry.map(|step| (turn, step)));
+                    answers.push(Ok(()));
+                }
+            }
+        }
+        if progress.is_empty() {
+            return Ok(answers);
+        }
+        send_requests(connection, terms, &steps).await?;
+        let rows: Vec<StepColumns<'_>> =
+            steps.iter().map(|(_, step)| columns(step)).collect::<Result<_, Fault>>()?;
+        query(WRITE)
+            .bind(json(&progress)?)
+            .bind(json(&rows)?)
+            .bind(micros(terms.now))
+            .execute(connection)
+            .await?;
+        Ok(answers)
+    }
+}
+
+/// Writes the records of calls that are new: a repetition sends nothing twice.
+async fn send_requests(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    steps: &[(&TurnRow, &Step)],
+) -> Result<(), Fault> {
+    let requested: Vec<_> =
+        steps.iter().filter(|(_, step)| step.status == StepStatus::Requested).collect();
+    if requested.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<_> =
+        requested.iter().map(|(_, step)| (hex(step.turn_id.0), step.step, step.index)).collect();
+    let known: Vec<soma_contract::EffectId> =
+        array(query(KNOWN).bind(json(&places)?), connection).await?;
+    let records: Vec<Sent> = requested
+        .iter()
+        .filter(|(_, step)| !known.contains(&step.effect_id))
+        .map(|(turn, step)| {
+            let place = StepPlace { n: turn.n, persona_id: turn.persona_id.as_deref() };
+            (compose::tool_request_record(step, place), Some(step.effect_id))
+        })
+        .collect();
+    log::send(connection, terms, &records).await
+}
+
+/// Turn, step, place, effect id, kind, status, effect, name, call id, input hash, arguments,
+/// result, trace.
+#[derive(Debug, Serialize)]
+struct StepColumns<'s>(
+    String,
+    u32,
+    u32,
+    String,
+    soma_contract::turn::StepKind,
+    StepStatus,
+    soma_contract::tool::Effect,
+    &'s str,
+    &'s str,
+    &'s str,
+    String,
+    String,
+    String,
+);
+
+fn columns(step: &Step) -> Result<StepColumns<'_>, Fault> {
+    Ok(StepColumns(
+        hex(step.turn_id.0),
+        step.step,
+        step.index,
+        hex(step.effect_id.0),
+        step.kind,
+        step.status,
+        step.effect,
+        &step.name,
+        &step.call_id,
+        &step.input_hash,
+        json(&step.arguments)?,
+        json(&step.result)?,
+        json(&step.trace)?,
+    ))
+}

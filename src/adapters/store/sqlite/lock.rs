@@ -1,0 +1,95 @@
+//! The exclusive lock on a data directory: one process owns it.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// The lock's file, in the data directory; it holds the owner's process id.
+const FILE: &str = "lock";
+
+/// Why a data directory is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process has it.
+    #[error("data directory `{}` is in use by process {pid}", path.display())]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner, as far as the file tells.
+        pid: String,
+    },
+    /// The file system refuses.
+    #[error("cannot lock data directory `{}`", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Holds the lock until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub(super) struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Makes the directory if it is missing and locks it for this process.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or the file system refuses.
+    pub(super) fn acquire(data_dir: &Path) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { path: data_dir.to_owned(), source };
+        std::fs::create_dir_all(data_dir).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(data_dir.join(FILE))
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LockError::Held { path: data_dir.to_owned(), pid: owner(&mut file) });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        write_owner(&mut file).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn owner(file: &mut File) -> String {
+    let mut pid = String::new();
+    match file.read_to_string(&mut pid) {
+        Ok(_) if !pid.trim().is_empty() => pid.trim().to_owned(),
+        _ => "(unknown)".to_owned(),
+    }
+}
+
+fn write_owner(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_told_the_pid_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path()).unwrap();
+        let error = DirLock::acquire(dir.path()).unwrap_err();
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        drop(first);
+        DirLock::acquire(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,16 @@
+DROP TABLE attachments;
+DROP TABLE api_key;
+DROP TABLE persona;
+DROP TABLE memory_text;
+DROP TABLE memory_replica;
+DROP TABLE memory_write_outbox;
+DROP TABLE memory_event;
+DROP TABLE memory_head;
+DROP TABLE dlq_messages;
+DROP TABLE message_outbox;
+DROP TABLE token_use;
+DROP TABLE idempotency;
+DROP TABLE turn_step;
+DROP TABLE turn;
+DROP TABLE session_events;
+DROP TABLE session_envelopes;

@@ -1,0 +1,192 @@
+//! SQLite: the whole store in one file of the data directory, owned by one process.
+//!
+//! One writer commits for many callers at once (group commit); readers have their own connections
+//! and see what was committed last. WAL with `synchronous=FULL`: what was answered survives a
+//! power cut.
+//!
+//! Decided here, where the port leaves it open:
+//! - a turn is a suspect from the process's death until it ends, whatever progress it makes; the
+//!   steps of a suspect are only claimed while the suspect itself runs, so that they are alone too;
+//! - a turn's epoch passes with every claim, lay-down, inheritance and deletion, hence a run is
+//!   fenced by its turn's row alone;
+//! - no turn waits for a person yet, so the backlog is every unfinished turn;
+//! - on the local bus a claim acknowledges all `conversation.inbound` records of its session: who
+//!   ends a turn looks for the next by itself.
+
+mod accept;
+mod backup;
+mod cancel;
+mod claim;
+mod dead_letter;
+mod end;
+mod fault;
+mod inherit;
+mod journal;
+mod lock;
+mod log;
+mod memories;
+mod memory_write;
+mod outbox;
+mod registry;
+mod replica;
+mod retention;
+mod row;
+mod schema;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod transcript;
+mod turns;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use soma_contract::{Clock, port::store::StoreResult};
+use sqlx::{
+    ConnectOptions, Sqlite, SqlitePool,
+    migrate::MigrateError,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::runtime::Handle;
+
+pub use self::{
+    backup::{RestoreError, backup, restore},
+    lock::LockError,
+    schema::{Inspection, SchemaError, newest as newest_schema},
+};
+use self::{fault::Fault, lock::DirLock, writer::Writer};
+
+/// The database's file, in the data directory.
+pub const FILE: &str = "somaagent.db";
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether outbox rows are the records themselves, so that topics nobody reads keep none.
+    pub bus_is_local: bool,
+    /// Whether pending migrations may run.
+    pub migrate: bool,
+    /// Connections for reading.
+    pub readers: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { bus_is_local: true, migrate: true, readers: 3 }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The data directory is another process's, or cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The file's schema is not one that this program can use.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// A migration failed; the file is as before it.
+    #[error("a migration failed")]
+    Migration(#[from] MigrateError),
+    /// SQLite cannot open the file.
+    #[error("cannot open the database")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    clock: Arc<dyn Clock>,
+    path: PathBuf,
+    _lock: DirLock,
+}
+
+impl SqliteStore {
+    /// Locks the data directory, opens or makes the database in it and brings its schema up to
+    /// date. The writer lives on `io`, the I/O runtime; call it and every method of the store
+    /// there, too.
+    ///
+    /// # Errors
+    ///
+    /// The directory is in use, the schema is too new (or too old without permission to migrate),
+    /// or SQLite cannot open the file.
+    pub async fn open(
+        data_dir: &Path,
+        options: Options,
+        io: &Handle,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let lock = DirLock::acquire(data_dir)?;
+        let path = data_dir.join(FILE);
+        let connect = write_options(&path);
+        let mut connection = connect.connect().await?;
+        schema::bring_up(&mut connection, &path, options.migrate).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.readers)
+            .min_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            .test_before_acquire(false)
+            .connect_with(read_options(&path))
+            .await?;
+        let bus_is_local = options.bus_is_local;
+        let writer = Writer::start(io, connection, connect, Arc::clone(&clock), bus_is_local);
+        Ok(Self { writer, readers, clock, path, _lock: lock })
+    }
+
+    /// Looks at a data directory without changing anything: what opening it would do.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or its schema is not one that this program can use.
+    pub async fn inspect(data_dir: &Path) -> Result<Inspection, OpenError> {
+        schema::inspect(&data_dir.join(FILE)).await
+    }
+
+    /// Ends the writer after everything that was asked for, and closes the file. Whatever is asked
+    /// for later is `Unavailable`.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// Returns where the database is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
+        Ok(self.readers.acquire().await.map_err(Fault::from)?)
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(5))
+        .statement_cache_capacity(256)
+        .disable_statement_logging()
+        .pragma("temp_store", "memory")
+        .pragma("mmap_size", "268435456")
+}
+
+fn write_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .thread_name(|_| "store-writer".to_owned())
+        .pragma("cache_size", "-16384")
+        .pragma("wal_autocheckpoint", "4000")
+}
+
+fn read_options(path: &Path) -> SqliteConnectOptions {
+    options(path).read_only(true).thread_name(|id| format!("store-reader-{id}"))
+}

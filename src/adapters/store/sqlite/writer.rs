@@ -1,0 +1,475 @@
+//! The one writer: owns the write connection and commits for many callers at once.
+//!
+//! It takes whatever was asked for while the previous commit ran, runs each kind of write as one
+//! set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
+//! tried again one by one, so that only the guilty request fails.
+
+use std::{any::Any, collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, future::BoxFuture};
+use soma_contract::{
+    Clock,
+    port::store::{StoreError, StoreResult},
+};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, raw_sql, sqlite::SqliteConnectOptions};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::fault::Fault;
+
+/// Requests that may wait for the next commit; beyond it callers wait to be queued.
+const QUEUE: usize = 1_024;
+/// Queued calls that one commit takes at most.
+const BATCH: usize = 256;
+
+/// What every operation may need.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// The time of this commit.
+    pub(super) now: DateTime<Utc>,
+    /// Whether outbox rows are the records themselves.
+    pub(super) bus_is_local: bool,
+}
+
+/// A kind of write that is done as one set for everybody who asked since the last commit.
+pub(super) trait Operation: Sized + Send + Sync + 'static {
+    /// What each request is answered.
+    type Answer: Send + 'static;
+
+    /// Names its failpoints.
+    const NAME: &'static str;
+
+    /// Does all requests, in their order. An `Err` undoes and repeats them one by one; what is
+    /// wrong with a single request belongs into its answer.
+    fn run(
+        connection: &mut SqliteConnection,
+        terms: Terms,
+        requests: &[Self],
+    ) -> impl Future<Output = Result<Vec<StoreResult<Self::Answer>>, Fault>> + Send;
+}
+
+/// A write that is done for one caller.
+type Single<A> = Box<
+    dyn for<'c> FnOnce(&'c mut SqliteConnection, Terms) -> BoxFuture<'c, Result<A, Fault>> + Send,
+>;
+
+/// A handle to the writer.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Letter>,
+}
+
+enum Letter {
+    Work(Box<dyn Work>),
+    Close(oneshot::Sender<()>),
+}
+
+impl Writer {
+    /// Starts the writer on the I/O runtime.
+    pub(super) fn start(
+        io: &Handle,
+        connection: SqliteConnection,
+        options: SqliteConnectOptions,
+        clock: Arc<dyn Clock>,
+        bus_is_local: bool,
+    ) -> Self {
+        let (queue, letters) = mpsc::channel(QUEUE);
+        let task = Task { connection: Some(connection), options, clock, bus_is_local };
+        io.spawn(task.run(letters));
+        Self { queue }
+    }
+
+    /// Has requests of one kind done, with one answer each in their order.
+    pub(super) async fn submit<O: Operation>(
+        &self,
+        requests: Vec<O>,
+    ) -> Vec<StoreResult<O::Answer>> {
+        let count = requests.len();
+        let (reply, answers) = oneshot::channel();
+        let set = Set { requests, replies: vec![(count, reply)], answers: Vec::new() };
+        if self.queue.send(Letter::Work(Box::new(set))).await.is_err() {
+            return (0..count).map(|_| Err(closed())).collect();
+        }
+        answers.await.unwrap_or_else(|_| (0..count).map(|_| Err(lost())).collect())
+    }
+
+    /// Has one request done.
+    pub(super) async fn submit_one<O: Operation>(&self, request: O) -> StoreResult<O::Answer> {
+        self.submit(vec![request]).await.pop().unwrap_or_else(|| Err(lost()))
+    }
+
+    /// Has a write done that is rarely asked for.
+    pub(super) async fn write<A: Send + 'static>(
+        &self,
+        name: &'static str,
+        run: impl for<'c> FnOnce(&'c mut SqliteConnection, Terms) -> BoxFuture<'c, Result<A, Fault>>
+        + Send
+        + 'static,
+    ) -> StoreResult<A> {
+        let (reply, answer) = oneshot::channel();
+        let once = Once { name, run: Some(Box::new(run)), answer: None, reply };
+        if self.queue.send(Letter::Work(Box::new(once))).await.is_err() {
+            return Err(closed());
+        }
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Ends the writer after everything that was queued before, and closes its connection.
+    pub(super) async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.queue.send(Letter::Close(reply)).await.is_ok() {
+            done.await.ok();
+        }
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
+}
+
+fn lost() -> StoreError {
+    StoreError::OutcomeUnknown("the writer has ended".to_owned())
+}
+
+/// Anything queued, whatever its types.
+#[async_trait]
+trait Work: Send {
+    fn name(&self) -> &'static str;
+
+    /// Returns how many requests it is.
+    fn count(&self) -> usize;
+
+    /// Takes in work of the same kind; gives other work back.
+    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>>;
+
+    /// Does everything at once.
+    async fn run_all(
+        &mut self,
+        connection: &mut SqliteConnection,
+        terms: Terms,
+    ) -> Result<(), Fault>;
+
+    /// Does the request after those that were answered.
+    async fn run_next(
+        &mut self,
+        connection: &mut SqliteConnection,
+        terms: Terms,
+    ) -> Result<(), Fault>;
+
+    /// Answers the next request with an error.
+    fn refuse_next(&mut self, error: StoreError);
+
+    /// Sends the answers, or `instead` to everybody.
+    fn answer(self: Box<Self>, instead: Option<StoreError>);
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Requests of one kind, from any number of callers.
+struct Set<O: Operation> {
+    requests: Vec<O>,
+    replies: Vec<(usize, oneshot::Sender<Vec<StoreResult<O::Answer>>>)>,
+    answers: Vec<StoreResult<O::Answer>>,
+}
+
+#[async_trait]
+impl<O: Operation> Work for Set<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn count(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>> {
+        if !other.as_any().is::<Self>() {
+            return Some(other);
+        }
+        if let Ok(other) = other.into_any().downcast::<Self>() {
+            self.requests.extend(other.requests);
+            self.replies.extend(other.replies);
+        }
+        None
+    }
+
+    async fn run_all(
+        &mut self,
+        connection: &mut SqliteConnection,
+        terms: Terms,
+    ) -> Result<(), Fault> {
+        self.answers = O::run(connection, terms, &self.requests).await?;
+        Ok(())
+    }
+
+    async fn run_next(
+        &mut self,
+        connection: &mut SqliteConnection,
+        terms: Terms,
+    ) -> Result<(), Fault> {
+        let next = self.answers.len();
+        let one = self.requests.get(next..=next).unwrap_or_default();
+        self.answers.extend(O::run(connection, terms, one).await?);
+        Ok(())
+    }
+
+    fn refuse_next(&mut self, error: StoreError) {
+        self.answers.push(Err(error));
+    }
+
+    fn answer(self: Box<Self>, instead: Option<StoreError>) {
+        let mut answers = self.answers.into_iter();
+        for (count, reply) in self.replies {
+            let mine = match &instead {
+                Some(error) => (0..count).map(|_| Err(error.clone())).collect(),
+                None => answers.by_ref().take(count).collect(),
+            };
+            // A caller that has gone needs no answer.
+            reply.send(mine).ok();
+        }
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// One caller's own write.
+struct Once<A> {
+    name: &'static str,
+    run: Option<Single<A>>,
+    answer: Option<StoreResult<A>>,
+    reply: oneshot::Sender<StoreResult<A>>,
+}
+
+#[async_trait]
+impl<A: Send + 'static> Work for Once<A> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>> {
+        Some(other)
+    }
+
+    async fn run_all(
+        &mut self,
+        connection: &mut SqliteConnection,
+        terms: Terms,
+    ) -> Result<(), Fault> {
+        let Some(run) = self.run.take() else { return Err(lost().into()) };
+        self.answer = Some(Ok(run(connection, terms).await?));
+        Ok(())
+    }
+
+    async fn run_next(&mut self, _: &mut SqliteConnection, _: Terms) -> Result<(), Fault> {
+        Err(lost().into())
+    }
+
+    fn refuse_next(&mut self, error: StoreError) {
+        self.answer = Some(Err(error));
+    }
+
+    fn answer(self: Box<Self>, instead: Option<StoreError>) {
+        let Self { answer, reply, .. } = *self;
+        let answer = instead.map_or_else(|| answer.unwrap_or_else(|| Err(lost())), Err);
+        // A caller that has gone needs no answer.
+        reply.send(answer).ok();
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The transaction is gone: SQLite rolled it back as a whole, or the connection broke.
+struct Gone(String);
+
+struct Task {
+    connection: Option<SqliteConnection>,
+    options: SqliteConnectOptions,
+    clock: Arc<dyn Clock>,
+    bus_is_local: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
+        let mut drained = Vec::with_capacity(BATCH);
+        while letters.recv_many(&mut drained, BATCH).await > 0 {
+            let mut works = VecDeque::new();
+            let mut closing = None;
+            for letter in drained.drain(..) {
+                match letter {
+                    Letter::Work(work) => gather(&mut works, work),
+                    Letter::Close(reply) => closing = Some(reply),
+                }
+            }
+            if !works.is_empty() {
+                self.commit(works.into()).await;
+            }
+            if let Some(reply) = closing {
+                letters.close();
+                if let Some(connection) = self.connection.take() {
+                    connection.close().await.ok();
+                }
+                reply.send(()).ok();
+                return;
+            }
+        }
+    }
+
+    /// Runs everything in one transaction and answers.
+    async fn commit(&mut self, mut works: Vec<Box<dyn Work>>) {
+        let outcome = self.run_batch(&mut works).await;
+        if outcome.is_err() {
+            self.recover().await;
+        }
+        let instead = outcome.err();
+        for work in works {
+            work.answer(instead.clone());
+        }
+    }
+
+    async fn run_batch(&mut self, works: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
+        let terms = Terms { now: self.clock.now(), bus_is_local: self.bus_is_local };
+        let connection = self.connection().await.map_err(unavailable)?;
+        control(connection, "BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        for work in works.iter_mut() {
+            run_work(connection, terms, work.as_mut())
+                .await
+                .map_err(|Gone(why)| StoreError::Unavailable(why))?;
+        }
+        fail_points(works, "before_commit");
+        let committed = control(connection, "COMMIT").await;
+        fail_points(works, "after_commit");
+        committed.map_err(|error| StoreError::OutcomeUnknown(error.to_string()))
+    }
+
+    async fn connection(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Leaves no transaction open; a connection that cannot even roll back is replaced.
+    async fn recover(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let rolled_back = control(&mut connection, "ROLLBACK").await;
+        let idle = match &rolled_back {
+            Ok(()) => true,
+            // SQLite has rolled back by itself.
+            Err(sqlx::Error::Database(error)) => error.message().contains("no transaction"),
+            Err(_) => false,
+        };
+        if idle {
+            self.connection = Some(connection);
+        } else {
+            tracing::warn!(?rolled_back, "replacing the store's write connection");
+        }
+    }
+}
+
+/// Joins work of one kind into one set.
+fn gather(works: &mut VecDeque<Box<dyn Work>>, work: Box<dyn Work>) {
+    let mut rest = Some(work);
+    for known in works.iter_mut() {
+        match rest.take() {
+            Some(work) => rest = known.absorb(work),
+            None => return,
+        }
+    }
+    works.extend(rest);
+}
+
+/// Runs one set under a savepoint; if it fails, its requests one by one.
+async fn run_work(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    work: &mut dyn Work,
+) -> Result<(), Gone> {
+    let Err(error) = under_savepoint(connection, terms, work, Extent::All).await? else {
+        return Ok(());
+    };
+    if work.count() == 1 {
+        work.refuse_next(error);
+        return Ok(());
+    }
+    tracing::debug!(operation = work.name(), %error, "repeating a set one by one");
+    for _ in 0..work.count() {
+        if let Err(error) = under_savepoint(connection, terms, work, Extent::Next).await? {
+            work.refuse_next(error);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Extent {
+    All,
+    Next,
+}
+
+/// Runs a part of a work so that its failure or panic leaves nothing behind.
+async fn under_savepoint(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    work: &mut dyn Work,
+    extent: Extent,
+) -> Result<Result<(), StoreError>, Gone> {
+    let gone = |error: sqlx::Error| Gone(error.to_string());
+    control(connection, "SAVEPOINT work").await.map_err(gone)?;
+    let running = match extent {
+        Extent::All => work.run_all(connection, terms),
+        Extent::Next => work.run_next(connection, terms),
+    };
+    let outcome = match AssertUnwindSafe(running).catch_unwind().await {
+        Ok(outcome) => outcome.map_err(StoreError::from),
+        Err(_) => Err(StoreError::Refused("the operation panicked".to_owned())),
+    };
+    match outcome {
+        Ok(()) => control(connection, "RELEASE work").await.map_err(gone).map(Ok),
+        // A whole transaction that SQLite itself rolled back (disk full, I/O) has no savepoint.
+        Err(error) => match control(connection, "ROLLBACK TO work; RELEASE work").await {
+            Ok(()) => Ok(Err(error)),
+            Err(_) => Err(Gone(error.to_string())),
+        },
+    }
+}
+
+/// Stops at the failpoints of everything in the batch, where they are compiled in.
+fn fail_points(works: &[Box<dyn Work>], moment: &str) {
+    if fail::has_failpoints() {
+        for work in works {
+            let name = format!("{}::{moment}", work.name());
+            fail::fail_point!(name.as_str());
+            drop(name);
+        }
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+async fn control(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {
+    raw_sql(sql).execute(connection).await.map(drop)
+}
