@@ -1,1 +1,5 @@
 //! The policy port, by vendor.
+
+mod rego;
+
+pub use rego::{Rego, RegoError, Source};

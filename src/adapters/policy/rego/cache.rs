@@ -1,0 +1,69 @@
+//! Decisions that were just made: bounded in time and number.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use soma_contract::port::policy::Decision;
+use tokio::time::Instant;
+
+/// How long a decision may be given again.
+const LIFE: Duration = Duration::from_secs(2);
+/// The most decisions that are kept.
+const MAX: usize = 4_096;
+
+/// Decisions by what was asked.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    kept: Mutex<HashMap<String, (Instant, Decision)>>,
+}
+
+impl Cache {
+    /// Returns a decision that is young enough.
+    pub(super) fn get(&self, key: &str, now: Instant) -> Option<Decision> {
+        let kept = self.kept();
+        let (made, decision) = kept.get(key)?;
+        (now < *made + LIFE).then(|| decision.clone())
+    }
+
+    /// Keeps a decision. A full cache forgets what is old, and everything if nothing is.
+    pub(super) fn put(&self, key: String, decision: Decision, now: Instant) {
+        let mut kept = self.kept();
+        if kept.len() >= MAX {
+            kept.retain(|_, (made, _)| now < *made + LIFE);
+        }
+        if kept.len() >= MAX {
+            kept.clear();
+        }
+        kept.insert(key, (now, decision));
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<String, (Instant, Decision)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_lives_for_two_seconds() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        cache.put("a".into(), Decision::Allow, now);
+        assert_eq!(cache.get("a", now + Duration::from_millis(1_999)), Some(Decision::Allow));
+        assert_eq!(cache.get("a", now + LIFE), None);
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        for number in 0..3 * MAX {
+            cache.put(number.to_string(), Decision::Allow, now);
+            assert!(cache.kept().len() <= MAX);
+        }
+        assert_eq!(cache.get(&(3 * MAX - 1).to_string(), now), Some(Decision::Allow));
+    }
+}
