@@ -1,6 +1,8 @@
 //! The settings of the conversation worker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use soma_contract::persona::Persona;
 
 use crate::{caps::Caps, verdict::Patience};
 
@@ -34,6 +36,8 @@ pub struct Config {
     pub recall_limit: usize,
     /// The longest a recall may take before the turn goes on without.
     pub recall_deadline: Duration,
+    /// Personas that every tenant has, unless it has its own of the same id.
+    pub personas: Arc<[Persona]>,
     /// Whether a turn's message and answer become memories.
     pub remember: bool,
     /// Text is published to readers at most this often.
@@ -74,6 +78,7 @@ impl Default for Config {
             history_events: 200,
             recall_limit: 8,
             recall_deadline: Duration::from_secs(2),
+            personas: Arc::from([]),
             remember: true,
             delta_interval: Duration::from_millis(15),
             intake: Intake::default(),

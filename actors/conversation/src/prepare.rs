@@ -36,6 +36,7 @@ struct Question {
     policy: Arc<dyn Policy>,
     tenant: TenantId,
     persona_id: Option<String>,
+    personas: Arc<[Persona]>,
     session_id: SessionId,
     n: u64,
     history_events: u32,
@@ -75,7 +76,8 @@ pub(crate) async fn persona(run: &Run) -> Result<Persona, Stop> {
     let persona_id = run.said.persona_id.clone();
     run.persist("read a persona", |store| {
         let (tenant, persona_id) = (tenant.clone(), persona_id.clone());
-        async move { persona_of(store.as_ref(), &tenant, persona_id.as_deref()).await }
+        let of_all = Arc::clone(&run.shared.config.personas);
+        async move { persona_of(store.as_ref(), &of_all, &tenant, persona_id.as_deref()).await }
     })
     .await
 }
@@ -95,6 +97,7 @@ impl Question {
             policy: Arc::clone(&ports.policy),
             tenant: run.turn.tenant.clone(),
             persona_id: run.said.persona_id.clone(),
+            personas: Arc::clone(&config.personas),
             session_id: run.turn.session_id,
             n: run.turn.n,
             history_events: config.history_events,
@@ -121,7 +124,7 @@ fn memory_write(run: &Run) -> PolicyInput {
 async fn read(store: Arc<dyn Store>, question: Arc<Question>) -> StoreResult<Found> {
     let store = store.as_ref();
     let (persona, history, recalled, tokens_today, may_remember) = tokio::join!(
-        persona_of(store, &question.tenant, question.persona_id.as_deref()),
+        persona_of(store, &question.personas, &question.tenant, question.persona_id.as_deref()),
         history(store, &question),
         recall(store, &question),
         tokens_today(store, &question),
@@ -146,15 +149,19 @@ async fn read(store: Arc<dyn Store>, question: Arc<Question>) -> StoreResult<Fou
     })
 }
 
-/// Returns the named persona; one that is not defined is the built-in one.
+/// Returns the named persona: the tenant's own, else one that every tenant has, else the built-in one.
 async fn persona_of(
     store: &dyn Store,
+    of_all: &[Persona],
     tenant: &TenantId,
     persona_id: Option<&str>,
 ) -> StoreResult<Persona> {
     let persona_id = persona_id.unwrap_or(Persona::DEFAULT);
     match store.persona(tenant, persona_id).await {
         Err(StoreError::NotFound) => {
+            if let Some(persona) = of_all.iter().find(|known| known.persona_id == persona_id) {
+                return Ok(persona.clone());
+            }
             if persona_id != Persona::DEFAULT {
                 tracing::warn!(persona_id, "no such persona; the built-in one speaks");
             }

@@ -78,5 +78,10 @@ section! {
         /// How many turns run at once in this process.
         #[validate(range(min = 1, max = 65_536, message = "must be from 1 to 65536"))]
         "SA01_TURNS_CONCURRENCY" concurrency: usize = 256;
+
+        /// A JSON file with an array of personas, each `{persona_id, prompt, model?, tools?}`, that
+        /// every tenant has; a tenant's own persona of the same id wins.
+        "SA01_TURNS_PERSONAS" personas: Option<PathBuf> = None,
+            example "/etc/somaagent/personas.json";
     }
 }
