@@ -1,4 +1,0 @@
-//! Black-box tests: the real executable, real files, real sockets, real crashes.
-
-mod crash;
-mod support;
