@@ -352,7 +352,7 @@ pub trait Turns: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `Fenced`.
+    /// `Fenced`; `Refused` if status, type and id ([`EventId::terminal`]) of the event disagree.
     async fn end(&self, turn_id: TurnId, epoch: u64, ending: Ending) -> StoreResult<Appended>;
 
     /// Lays the turn down without an end and frees the session's lease.
@@ -476,15 +476,17 @@ pub trait Steps: Send + Sync {
         memory: Vec<MemoryWrite>,
     ) -> StoreResult<Appended>;
 
-    /// Puts a claimed step back as `requested`: it has not been begun, or may be begun again.
+    /// Puts a claimed step back as `requested`, with a new `tool.requests` record: it has not been
+    /// begun, or may be begun again.
     ///
     /// # Errors
     ///
     /// `Fenced`.
     async fn unclaim(&self, effect_id: EffectId, epoch: u64) -> StoreResult<()>;
 
-    /// Treats steps that this owner holds and that are not among `alive` as lost, each by its
-    /// effect class; returns how many.
+    /// Treats steps that this owner holds and that are not among `alive` as lost, each by
+    /// [`crate::decide::after_loss`]: requested again with a new `tool.requests` record, or settled,
+    /// with a `tool.result` event while the turn is unfinished. Returns how many.
     ///
     /// # Errors
     ///
