@@ -84,29 +84,43 @@ impl Inner {
         match event {
             LiveEvent::Delta { at, text } => self.grow(session_id, *at, text),
             LiveEvent::Reset { at } => {
-                let at = TextPosition { offset: 0, ..*at };
-                self.texts.insert(session_id, Snapshot { at, text: String::new() });
+                if !self.is_late(session_id, at) {
+                    self.texts.insert(session_id, empty(*at));
+                }
             }
             LiveEvent::Appended { .. } | LiveEvent::Notice { .. } => {}
         }
     }
 
     fn grow(&mut self, session_id: SessionId, at: TextPosition, text: &str) {
-        let begin = TextPosition { offset: 0, ..at };
-        let kept = self
-            .texts
-            .entry(session_id)
-            .and_modify(|kept| {
-                if kept.at != begin {
-                    *kept = Snapshot { at: begin, text: String::new() };
-                }
-            })
-            .or_insert_with(|| Snapshot { at: begin, text: String::new() });
-        // A piece that does not follow was heard before, or one before it was lost.
+        if self.is_late(session_id, &at) {
+            return;
+        }
+        let kept = self.texts.entry(session_id).or_insert_with(|| empty(at));
+        if kept.at != empty(at).at {
+            *kept = empty(at);
+        }
+        if at.offset == 0 {
+            kept.text.clear();
+        }
         if u64::try_from(kept.text.len()) == Ok(at.offset) {
             kept.text.push_str(text);
+        } else {
+            // A piece before this one was lost: no text is better than one with a hole.
+            self.texts.remove(&session_id);
         }
     }
+
+    /// Returns whether this comes from an owner that was fenced, or from an earlier step.
+    fn is_late(&self, session_id: SessionId, at: &TextPosition) -> bool {
+        let age = |at: &TextPosition| (at.epoch, at.step);
+        self.texts.get(&session_id).is_some_and(|kept| age(at) < age(&kept.at))
+    }
+}
+
+/// Returns the text of a step of which nothing was told yet.
+const fn empty(at: TextPosition) -> Snapshot {
+    Snapshot { at: TextPosition { offset: 0, ..at }, text: String::new() }
 }
 
 impl Bucket {

@@ -5,13 +5,36 @@ use chrono::{DateTime, Utc};
 use super::{rows::Source, state::State};
 use crate::{
     compose,
-    event::Event,
-    ids::{SessionId, TenantId, TurnId},
+    event::{Event, EventType},
+    ids::{EventId, SessionId, TenantId, TurnId},
     memory::{MemoryOp, MemoryWrite},
     port::store::{Appended, CancelOutcome, CancelScope, Ending, StoreError, StoreResult},
     topic::Topic,
-    turn::{StepStatus, TurnStatus},
+    turn::{StepStatus, Turn, TurnStatus},
 };
+
+/// Checks that status, type and id of an ending say the same.
+fn agrees(turn: &Turn, ending: &Ending) -> StoreResult<()> {
+    let event_type = match ending.status {
+        TurnStatus::Done => Some(EventType::Final),
+        TurnStatus::Failed => Some(EventType::Error),
+        TurnStatus::Cancelled => Some(EventType::Cancelled),
+        TurnStatus::Queued | TurnStatus::Running | TurnStatus::Waiting => None,
+    };
+    let event = &ending.event;
+    let agrees = Some(event.event_type) == event_type
+        && event.event_id == EventId::terminal(turn.turn_id, turn.replay)
+        && event.session_id == turn.session_id;
+    if agrees {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "`{}` does not end turn `{}` as `{}`",
+        event.event_type.as_str(),
+        turn.turn_id,
+        ending.status.as_str()
+    )))
+}
 
 impl State {
     pub(super) fn end(
@@ -25,6 +48,7 @@ impl State {
             return Ok(stored);
         }
         let row = self.fenced(turn_id, epoch)?;
+        agrees(&row.turn, &ending)?;
         row.turn.status = ending.status;
         row.turn.reason = ending.reason;
         row.turn.waiting_since = None;
@@ -121,12 +145,17 @@ impl State {
         Some(Event { seq, ..event })
     }
 
-    /// Takes back the steps of a turn that have not begun.
+    /// Takes back the steps of a turn that have not begun, and what asks for them.
     fn withdraw(&mut self, turn_id: TurnId) {
         for row in self.steps.values_mut() {
             if row.step.turn_id == turn_id && row.step.status == StepStatus::Requested {
                 row.step.status = StepStatus::Withdrawn;
                 row.step.result = serde_json::json!(compose::withdrawn());
+                let header = row.step.effect_id.to_string();
+                self.outbox.retain(|_, entry| {
+                    entry.row.topic != Topic::ToolRequests
+                        || entry.row.headers.get("event_id") != Some(&header)
+                });
             }
         }
     }

@@ -106,18 +106,18 @@ impl State {
         session_id: SessionId,
         now: DateTime<Utc>,
     ) -> Option<&TurnRow> {
-        let session = self.sessions.get(&session_id)?;
-        if session.deleted || session.running.is_some() {
-            return None;
-        }
+        let session = self.sessions.get(&session_id).filter(|session| !session.deleted)?;
+        let leased = session.running.is_some();
         let lowest = self.turns_of(session_id).find(|row| !row.turn.status.is_over())?;
         let candidate = Candidate {
             status: lowest.turn.status,
             not_before: lowest.not_before,
             suspect: lowest.suspect,
-            leased: true,
+            leased,
         };
-        decide::may_claim(&candidate, now, self.suspect_runs()).then_some(lowest)
+        // A replayed turn may be the lowest while a higher one runs.
+        let free = !leased && decide::may_claim(&candidate, now, self.suspect_runs());
+        free.then_some(lowest)
     }
 
     fn suspect_runs(&self) -> bool {

@@ -43,10 +43,9 @@ impl Steps for FakeStore {
     }
 
     async fn unclaim(&self, effect_id: EffectId, epoch: u64) -> StoreResult<()> {
-        self.run("unclaim", |state, _| {
-            let row = state.started(effect_id, epoch)?;
-            row.step.status = StepStatus::Requested;
-            row.owner = None;
+        self.run("unclaim", |state, now| {
+            state.started(effect_id, epoch)?;
+            state.request_again(effect_id, now);
             Ok(())
         })
     }
@@ -170,18 +169,35 @@ impl State {
         let status = decide::after_loss(step.effect, self.stops(step));
         let turn = self.turn(step.turn_id)?.clone();
         let over = turn.turn.status.is_over();
-        if status == StepStatus::Unknown && !over {
-            self.settle_as(step.effect_id, status, &compose::lost(), &turn, now);
+        let outcome = match status {
+            StepStatus::Requested => {
+                self.request_again(step.effect_id, now);
+                return Some(status);
+            }
+            StepStatus::Withdrawn => compose::withdrawn(),
+            _ => compose::lost(),
+        };
+        if !over {
+            self.settle_as(step.effect_id, status, &outcome, &turn, now);
             return Some(status);
         }
         let row = self.step_mut(step.effect_id)?;
         row.step.status = status;
+        row.step.result = json!(outcome);
         row.owner = None;
-        if status != StepStatus::Requested {
-            let outcome =
-                if status == StepStatus::Unknown { compose::lost() } else { compose::withdrawn() };
-            row.step.result = json!(outcome);
+        None
+    }
+
+    /// Puts a step back, and wakes the executors.
+    fn request_again(&mut self, effect_id: EffectId, now: DateTime<Utc>) {
+        let Some(row) = self.step_mut(effect_id) else { return };
+        row.step.status = StepStatus::Requested;
+        row.owner = None;
+        let step = row.step.clone();
+        let turn = self.turn(step.turn_id);
+        let record = turn.map(|turn| compose::tool_request_record(&step, Self::place_of(turn)));
+        if let Some(record) = record {
+            self.send(now, &step.tenant, record);
         }
-        (!over).then_some(status)
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     port::store::{CancelOutcome, CancelScope, LayDown, StoreError},
     testing::sample,
     tool::Effect,
+    topic::Group,
     turn::{StepStatus, TurnStatus},
 };
 
@@ -125,6 +126,7 @@ pub async fn steps_of_a_cancelled_turn_are_withdrawn_and_not_claimed(factory: &d
     assert_eq!(steps[1].status, StepStatus::Started);
     assert_eq!(steps[2].status, StepStatus::Withdrawn);
     assert_eq!(steps[2].result, serde_json::json!(compose::withdrawn()));
+    assert_eq!(bench.records(Group::ToolExecutor).await, []);
     // Journaled by an owner that has not seen the flag yet.
     let late = crate::port::store::JournalEntry {
         answer: Some(sample::model_step(&claimed.turn, 2, "more")),

@@ -138,6 +138,7 @@ pub async fn deletion_keeps_memories_unless_asked(factory: &dyn StoreFactory) {
     let bench = Bench::new(factory).await;
     let (session_id, settled, pending) = bench.session_with_memories().await;
     bench.delete(session_id).await;
+    assert_eq!(bench.records(Group::MemoryReplicator).await.len(), 1);
     for memory_id in [settled, pending] {
         assert!(bench.store.memory(&TenantId::public(), memory_id).await.is_ok());
     }

@@ -55,6 +55,25 @@ pub async fn an_end_repeated_under_its_epoch_answers_what_was_stored(factory: &d
     assert_eq!(bench.store.tokens_today(&TenantId::public()).await.unwrap(), 5);
 }
 
+pub async fn an_end_that_contradicts_itself_is_refused(factory: &dyn StoreFactory) {
+    let bench = Bench::new(factory).await;
+    let claimed = bench.running().await;
+    let (turn_id, epoch) = (claimed.turn.turn_id, claimed.epoch);
+    let good = sample::done(&claimed, "done");
+    let mut other_status = good.clone();
+    other_status.status = TurnStatus::Failed;
+    let mut no_end = good.clone();
+    no_end.status = TurnStatus::Queued;
+    let mut other_replay = good.clone();
+    other_replay.event.event_id = EventId::terminal(turn_id, 1);
+    for bad in [other_status, no_end, other_replay] {
+        let refused = bench.store.end(turn_id, epoch, bad).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))));
+    }
+    assert_eq!(bench.told(claimed.turn.session_id).await, [EventType::User]);
+    bench.store.end(turn_id, epoch, good).await.unwrap();
+}
+
 pub async fn an_end_that_was_overtaken_by_a_cancel_is_fenced(factory: &dyn StoreFactory) {
     let bench = Bench::new(factory).await;
     let claimed = bench.running().await;

@@ -103,6 +103,7 @@ macro_rules! store_suite {
             ending of store {
                 a_turn_ends_once
                 an_end_repeated_under_its_epoch_answers_what_was_stored
+                an_end_that_contradicts_itself_is_refused
                 an_end_that_was_overtaken_by_a_cancel_is_fenced
                 an_end_withdraws_what_was_not_begun
                 an_end_keeps_memories_tokens_and_dead_letter_with_it

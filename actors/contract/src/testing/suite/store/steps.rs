@@ -135,6 +135,8 @@ pub async fn an_unclaimed_step_is_requested_again(factory: &dyn StoreFactory) {
     bench.store.unclaim(first.step.effect_id, first.step.epoch).await.unwrap();
     let journal = bench.store.steps(claimed.turn.turn_id).await.unwrap();
     assert_eq!(journal[1].status, StepStatus::Requested);
+    let record = bench.records(Group::ToolExecutor).await.remove(0);
+    assert_eq!(record.event_id(), Some(first.step.effect_id.0));
     let second = bench.claim_steps().await.remove(0);
     assert!(second.step.epoch > first.step.epoch);
     assert_eq!(second.seq, first.seq);
