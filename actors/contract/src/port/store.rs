@@ -444,7 +444,7 @@ pub struct ClaimedStep {
 pub trait Steps: Send + Sync {
     /// Claims at most `limit` steps that are `requested`, or `started` by an owner whose lease has
     /// run out and whose effect allows it, in the order of journaling, but none whose turn is over
-    /// or to be cancelled; bumps their epochs and appends their `tool.start` events, one per step
+    /// or to be cancelled, and none of a suspect that does not run; bumps their epochs and appends their `tool.start` events, one per step
     /// however often it is claimed. A lost `once`
     /// step becomes `unknown` here, with its `tool.result` event. On a local bus this also
     /// acknowledges the steps' `tool.requests` records.
