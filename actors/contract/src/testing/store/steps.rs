@@ -16,7 +16,7 @@ use crate::{
     port::store::{Appended, Beat, ClaimedStep, Steps, StoreError, StoreResult},
     tool::ToolOutcome,
     topic::Group,
-    turn::{Step, StepStatus},
+    turn::{Step, StepStatus, TurnStatus},
 };
 
 #[async_trait]
@@ -65,7 +65,7 @@ impl State {
         let mut requested: Vec<(u64, EffectId)> = self
             .steps
             .values()
-            .filter(|row| row.step.status == StepStatus::Requested && !self.stops(&row.step))
+            .filter(|row| row.step.status == StepStatus::Requested && self.may_start(&row.step))
             .map(|row| (row.place, row.step.effect_id))
             .collect();
         requested.sort_unstable();
@@ -99,6 +99,15 @@ impl State {
         self.step_mut(effect_id)
             .filter(|row| row.step.status == StepStatus::Started && row.step.epoch == epoch)
             .ok_or(StoreError::Fenced)
+    }
+
+    /// Returns whether the step's turn lets it begin: the steps of a suspect run only beside it, so
+    /// that they are alone too.
+    fn may_start(&self, step: &Step) -> bool {
+        let waits = self
+            .turn(step.turn_id)
+            .is_some_and(|row| row.suspect && row.turn.status != TurnStatus::Running);
+        !waits && !self.stops(step)
     }
 
     /// Returns whether the step's turn has ended or is to be cancelled.

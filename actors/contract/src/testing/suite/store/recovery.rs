@@ -128,7 +128,10 @@ pub async fn a_lost_once_step_is_unknown_and_told(factory: &dyn StoreFactory) {
     let told: Vec<_> = log.iter().map(|event| event.event_type).collect();
     assert_eq!(told, [EventType::User, EventType::ToolStart, EventType::ToolResult]);
     assert_eq!(log[2].metadata["status"], "unknown");
-    // The other one had not begun: nothing is known to have happened.
+    // The other one had not begun: nothing is known to have happened. It waits for its turn, which
+    // is a suspect.
+    assert_eq!(bench.claim_steps().await, []);
+    bench.claim(claimed.turn.session_id).await;
     let again = bench.claim_steps().await;
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].step.effect_id, steps[2].effect_id);
@@ -141,6 +144,7 @@ pub async fn a_lost_repeatable_step_runs_again_under_its_effect_id(factory: &dyn
     let before = bench.claim_steps().await;
     let inherited = bench.crash().await;
     assert_eq!(inherited, Inherited { turns: 1, steps_again: 2, steps_unknown: 0 });
+    bench.claim(claimed.turn.session_id).await;
     let again = bench.claim_steps().await;
     assert_eq!(again.len(), 2);
     for (again, before) in again.iter().zip(&before) {
