@@ -11,9 +11,14 @@
     reason = "a case fails by panicking"
 )]
 
+pub mod bus;
+pub mod live;
+pub mod memory;
+pub mod policy;
 pub mod store;
 
-/// Expands into one test per case: `suite_cases! { factory; path::to { case case } … }`.
+/// Expands into one test per case: `suite_cases! { factory; port { case case } }`, or with the cases
+/// in groups: `suite_cases! { factory; group of port { case case } … }`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! suite_cases {
@@ -25,5 +30,14 @@ macro_rules! suite_cases {
                 $crate::testing::suite::$port::$group::$case(&factory).await;
             }
         )*)*
+    };
+    ($factory:expr; $port:ident { $($case:ident)* }) => {
+        $(
+            #[tokio::test]
+            async fn $case() {
+                let factory = $factory;
+                $crate::testing::suite::$port::$case(&factory).await;
+            }
+        )*
     };
 }
