@@ -12,7 +12,7 @@ use crate::{
         memory::Receipt,
         store::{Appended, ClaimedStep, ClaimedTurn, DeadLetter, Inherited, Shards, Store},
     },
-    testing::{SeqIds, sample},
+    testing::{FakeClock, FakeStore, SeqIds, sample},
     tool::Effect,
     topic::Group,
     turn::Turn,
@@ -51,7 +51,10 @@ impl<'a> Bench<'a> {
 
     /// Lets the process die and another one inherit.
     pub(super) async fn crash(&mut self) -> Inherited {
-        self.store = self.factory.reopen_after_crash(Arc::clone(&self.store)).await;
+        // The factory gets the only handle: what is left of the store must not outlive its process.
+        let nothing: Arc<dyn Store> = Arc::new(FakeStore::new(Arc::new(FakeClock::new())));
+        let store = std::mem::replace(&mut self.store, nothing);
+        self.store = self.factory.reopen_after_crash(store).await;
         self.crashes += 1;
         self.owner = Owner(format!("heir-{}", self.crashes));
         self.store.inherit(&self.owner).await.unwrap()

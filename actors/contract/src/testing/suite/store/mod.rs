@@ -27,11 +27,11 @@ use crate::port::store::Store;
 /// Makes stores of one kind; one factory serves one test.
 #[async_trait]
 pub trait StoreFactory: fmt::Debug + Send + Sync {
-    /// Makes a store with nothing in it, beside a local bus or one elsewhere.
+    /// Makes a store with nothing in it, beside a local bus or one elsewhere. Called once.
     async fn fresh(&self, bus_is_local: bool) -> Arc<dyn Store>;
 
-    /// Lets the process of this store die and another one open what it left behind; the suite
-    /// calls `inherit` on what it gets.
+    /// Lets the process of this store die and another one open what it left behind. This is the
+    /// only handle to the store; the suite calls `inherit` on what it gets.
     async fn reopen_after_crash(&self, store: Arc<dyn Store>) -> Arc<dyn Store>;
 
     /// Moves the clock of its stores on. It stands still otherwise, if it can.
