@@ -1,28 +1,15 @@
-//! The service: hears where to look, and keeps one child per live session.
+//! The service: does its duties, and keeps one child per live session.
 
 use std::{fmt, rc::Rc};
 
 use futures::future::LocalBoxFuture;
-use soma_contract::SessionId;
 use soma_runtime::{Answer, Health, Message, Reply, Scope, Service, Starting};
 
 use crate::{
     Config, Metrics, Ports,
     desk::Desk,
     duties::{self, Duty},
-    session,
 };
-
-/// Tells that a session may have a claimable turn. Answered at once; nothing is lost if it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LookAt(
-    /// The session.
-    pub SessionId,
-);
-
-impl Message for LookAt {
-    type Result = ();
-}
 
 /// The service `conversation-worker`.
 pub struct ConversationWorker {
@@ -70,15 +57,6 @@ impl Service for ConversationWorker {
                 desk.drain().await;
             }
         })
-    }
-}
-
-impl Answer<LookAt> for ConversationWorker {
-    fn answer(&mut self, LookAt(session_id): LookAt, scope: &Scope<Self>) -> Reply<()> {
-        if let Some(desk) = &self.desk {
-            session::look_at(desk, scope, session_id);
-        }
-        Reply::Now(())
     }
 }
 

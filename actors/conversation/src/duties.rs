@@ -1,4 +1,4 @@
-//! The worker's loops: polling the store, hearing hints, receiving records.
+//! The worker's loops: polling the store, answering the doorbell, hearing hints, receiving records.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -25,6 +25,8 @@ const ON_THE_WAY: usize = 1_024;
 pub(crate) enum Duty {
     /// Releases orphans and looks for turns that nobody has claimed.
     Poll,
+    /// Answers the doorbell.
+    Answer,
     /// Hears hints.
     Hear,
     /// Receives records.
@@ -32,13 +34,14 @@ pub(crate) enum Duty {
 }
 
 impl Duty {
-    pub(crate) const ALL: [Self; 3] = [Self::Poll, Self::Hear, Self::Receive];
+    pub(crate) const ALL: [Self; 4] = [Self::Poll, Self::Answer, Self::Hear, Self::Receive];
 }
 
 /// Does a duty until the worker drains.
 pub(crate) async fn perform(duty: Duty, desk: Rc<Desk>, scope: Worker) {
     match duty {
         Duty::Poll => poll(&desk, &scope).await,
+        Duty::Answer => answer(&desk, &scope).await,
         Duty::Hear => hear(&desk).await,
         Duty::Receive => receive(&desk, &scope).await,
     }
@@ -100,6 +103,22 @@ async fn release_orphans(desk: &Desk) -> StoreResult<Vec<SessionId>> {
             Ok(released)
         })
         .await
+}
+
+/// Looks where the doorbell says, until the worker drains.
+async fn answer(desk: &Rc<Desk>, scope: &Worker) {
+    let shared = &desk.shared;
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.drain.wait() => return,
+            sessions = shared.ports.doorbell.rung() => {
+                for session_id in sessions {
+                    look_at(desk, scope, session_id);
+                }
+            }
+        }
+    }
 }
 
 /// Hears hints until the last turn has ended: running ones are cancelled by them.

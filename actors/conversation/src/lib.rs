@@ -3,7 +3,7 @@
 //!
 //! | card | |
 //! | --- | --- |
-//! | **Takes** | [`LookAt`]: a session may have a claimable turn; hints of the live port; records of `conversation.inbound`; what the store says is claimable |
+//! | **Takes** | rings of the [`Doorbell`]: a session may have a claimable turn; hints of the live port; records of `conversation.inbound`; what the store says is claimable |
 //! | **Emits** | one terminal event per turn and replay, with its memory writes; journaled steps, with their tool requests; text, notices and resets on the live port |
 //! | **Needs** | the store. Live port, bus, model, memory and policy may be out of reach: turns then wait, or go on without |
 //! | **Keeps** | nothing but who sits where: which session has a child, which turns run |
@@ -30,6 +30,7 @@ pub mod caps;
 mod config;
 pub mod context;
 mod desk;
+mod doorbell;
 mod duties;
 pub mod ending;
 pub mod failure;
@@ -50,7 +51,8 @@ mod testing;
 mod turn;
 pub mod verdict;
 
-pub use actor::{ConversationWorker, LookAt};
+pub use actor::ConversationWorker;
 pub use config::{Config, Intake};
+pub use doorbell::Doorbell;
 pub use metrics::Metrics;
 pub use ports::Ports;

@@ -17,6 +17,8 @@ use soma_contract::{
 };
 use soma_runtime::{Io, IoError, Nudge};
 
+use crate::Doorbell;
+
 /// Everything that the worker needs of the world.
 #[derive(Debug, Clone)]
 pub struct Ports {
@@ -44,6 +46,8 @@ pub struct Ports {
     pub io: Io,
     /// Wakes the tool executor of this process.
     pub wake_tools: Nudge,
+    /// Rung by those in this process who make turns claimable.
+    pub doorbell: Doorbell,
     /// Who claims.
     pub owner: Owner,
 }

@@ -32,7 +32,7 @@ async fn talking(house: &House) -> Process {
     let process = house.open().await;
     house.say(1, "hello").await;
     let mut ear = house.live.listen(SESSION).await.unwrap();
-    process.look().await;
+    process.ring();
     while !house.heard().contains(&"delta one two three".to_owned()) {
         ear.next().await;
     }
@@ -57,7 +57,7 @@ fn a_cancelled_turn_closes_its_model_call_at_once_and_leaves_a_receipt() {
         assert_eq!(house.status(FIRST).await.turn.status, TurnStatus::Cancelled);
         // The session goes on.
         let event_id = house.say(2, "and now?").await;
-        process.look().await;
+        process.ring();
         assert_eq!(house.store.terminal(event_id).await.message, "and now?");
         process.stop().await;
     });
@@ -83,7 +83,7 @@ fn a_turn_that_waits_for_a_tool_is_cancelled_and_the_step_withdrawn() {
         let house = House::of(&Arc::new(Planner::default()));
         let process = house.open().await;
         house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let mut changes = house.store.changes();
         while process.store.made().last() != Some(&"journal") {
             changes.changed().await.unwrap();

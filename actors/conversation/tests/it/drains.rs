@@ -34,7 +34,7 @@ fn a_running_step_ends_is_journaled_and_the_next_process_goes_on_from_there() {
             .answers("done");
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         let (report, ()) = tokio::join!(process.stop(), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -70,7 +70,7 @@ fn a_last_answer_is_still_given_during_a_drain() {
         let event_id = house.say(1, "hello").await;
         // Nobody claims it any more.
         house.say(2, "too late").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         tokio::join!(process.stop(), async { go_on.notify_one() });
         assert_eq!(house.store.terminal(event_id).await.message, "just in time");
@@ -86,7 +86,7 @@ fn at_the_end_of_the_grace_a_turn_is_laid_down_and_readers_forget_its_text() {
         house.model.script(vec![half, Play::Hang]).answers("a whole answer");
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         let began = house.clock.now();
         let report = process.stop().await;

@@ -27,7 +27,7 @@ fn a_turn_waits_for_a_model_that_is_down_and_says_so() {
         house.model.answers("back again");
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.message, "back again");
         process.stop().await;
@@ -58,7 +58,7 @@ fn a_model_that_stays_down_ends_the_turn_after_a_quarter_of_an_hour() {
         }
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let began = house.clock.now();
         let error = house.store.terminal(event_id).await;
         assert_eq!(error.event_type, EventType::Error);
@@ -83,7 +83,7 @@ fn what_waiting_cannot_mend_ends_the_turn_at_once() {
             house.model.fails(error);
             let process = house.open().await;
             let event_id = house.say(1, "hello").await;
-            process.look().await;
+            process.ring();
             let event = house.store.terminal(event_id).await;
             assert_eq!(event.metadata["code"], code);
             assert_eq!(event.message, reason);
@@ -101,11 +101,11 @@ fn a_panic_fails_its_turn_the_third_time_and_nobody_else() {
         }
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let error = house.store.terminal(event_id).await;
         assert_eq!(error.metadata["code"], "panicked");
         let event_id = house.say(2, "still there?").await;
-        process.look().await;
+        process.ring();
         assert_eq!(house.store.terminal(event_id).await.message, "still there?");
         assert_eq!(process.running.tree().find("conversation-worker").unwrap().generation, 1);
         process.stop().await;
@@ -121,7 +121,7 @@ fn two_panics_are_forgiven() {
         }
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         assert_eq!(house.store.terminal(event_id).await.message, "hello");
         process.stop().await;
     });
@@ -134,7 +134,7 @@ fn a_new_incarnation_goes_on_with_the_turns_of_the_one_before() {
         house.model.script(vec![Play::Hang]).answers("done");
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         process.link.inject(Injected::Panic);
         let answer = house.store.terminal(event_id).await;
@@ -158,7 +158,7 @@ fn a_store_that_stumbles_at_any_call_does_not_hinder_the_end() {
                 for _ in 0..3 {
                     house.store.fail_next(method, fault);
                 }
-                process.look().await;
+                process.ring();
                 let answer = house.store.terminal(event_id).await;
                 assert_eq!(answer.message, "hello", "{method} {fault:?}");
                 process.stop().await;
@@ -186,7 +186,7 @@ fn a_store_that_is_down_for_a_minute_is_waited_for_with_the_answer_in_hand() {
         ]);
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         house.store.set_down(true);
         go_on.notify_one();
@@ -205,7 +205,7 @@ fn a_turn_that_works_for_too_long_is_stopped() {
         house.model.script(vec![Play::Hang]);
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let error = house.store.terminal(event_id).await;
         assert_eq!(error.metadata["code"], "work_cap");
         assert_eq!(house.model.open_calls(), 0);
@@ -222,7 +222,7 @@ fn the_tokens_of_a_day_are_limited() {
         house.say(1, "one").await;
         house.say(2, "two").await;
         let third = house.say(3, "three").await;
-        process.look().await;
+        process.ring();
         house.store.terminal(third).await;
         process.stop().await;
         let ends: Vec<_> =

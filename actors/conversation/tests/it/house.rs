@@ -23,10 +23,8 @@ use soma_contract::{
     },
     tool::{Effect, ToolCall},
 };
-use soma_conversation::{Config, ConversationWorker, LookAt, Metrics, Ports};
-use soma_runtime::{
-    Io, Link, Nudge, Orchestrator, Outlet, Registry, Running, Settings, Spec, StopReport,
-};
+use soma_conversation::{Config, ConversationWorker, Doorbell, Metrics, Ports};
+use soma_runtime::{Io, Link, Nudge, Orchestrator, Registry, Running, Settings, Spec, StopReport};
 use tokio::{task::JoinHandle, time::Instant};
 use uuid::Uuid;
 
@@ -76,7 +74,7 @@ pub(crate) struct House {
 pub(crate) struct Process {
     pub(crate) running: Running,
     pub(crate) link: Link<ConversationWorker>,
-    pub(crate) look: Outlet<LookAt>,
+    pub(crate) doorbell: Doorbell,
     pub(crate) store: Arc<Mortal>,
     pub(crate) metrics: prometheus::Registry,
 }
@@ -120,7 +118,8 @@ impl House {
 
     pub(crate) async fn start(&self, owner: Owner, death: Option<Death>) -> Process {
         let store = Arc::new(Mortal::new(Arc::clone(&self.store), death));
-        let ports = self.ports(owner, Arc::clone(&store));
+        let doorbell = Doorbell::new();
+        let ports = self.ports(owner, Arc::clone(&store), doorbell.clone());
         let metrics = prometheus::Registry::new();
         let counters = Metrics::new(&metrics).unwrap();
         let config = self.config.clone();
@@ -129,13 +128,13 @@ impl House {
         })
         .critical(true)
         .stop_deadline(FOREVER);
-        let (link, look) = (spec.link(), spec.link().outlet());
+        let link = spec.link();
         let settings = Settings { critical_budget: 9, ..Settings::testing().unwrap() };
         let running = Orchestrator::launch(Registry::new([spec.into()]), settings).await.unwrap();
-        Process { running, link, look, store, metrics }
+        Process { running, link, doorbell, store, metrics }
     }
 
-    fn ports(&self, owner: Owner, store: Arc<Mortal>) -> Ports {
+    fn ports(&self, owner: Owner, store: Arc<Mortal>, doorbell: Doorbell) -> Ports {
         let model: Arc<dyn Model> = match &self.other_model {
             Some(model) => Arc::clone(model),
             None => Arc::<FakeModel>::clone(&self.model),
@@ -156,6 +155,7 @@ impl House {
             ids: Arc::new(SeqIds::in_space(9)),
             io: Io::current().unwrap(),
             wake_tools: Nudge::new(),
+            doorbell,
             owner,
         }
     }
@@ -239,8 +239,9 @@ impl Drop for Tools {
 }
 
 impl Process {
-    pub(crate) async fn look(&self) {
-        self.look.send(LookAt(SESSION)).await.unwrap();
+    /// Tells the worker to look at the session.
+    pub(crate) fn ring(&self) {
+        self.doorbell.ring([SESSION]);
     }
 
     pub(crate) async fn stop(&self) -> StopReport {

@@ -102,7 +102,7 @@ fn behind_a_full_backlog_foreign_messages_wait() {
         house.model.script(vec![Play::Hang]);
         let process = house.open().await;
         let first = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.model.called(1).await;
         let mut other = foreign(7);
         other["session_id"] = json!(Uuid::from_u128(0xB));

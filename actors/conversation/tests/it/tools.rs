@@ -23,7 +23,7 @@ fn results_of_tools_go_back_to_the_model() {
         let process = house.open().await;
         let tools = house.run_tools();
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.message, "2 results");
         assert_eq!(answer.metadata["tool_calls"], 2);
@@ -51,7 +51,7 @@ fn calls_that_cannot_run_go_back_to_the_model_with_the_reason() {
         let process = house.open().await;
         let tools = house.run_tools();
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.message, "sorry");
         assert_eq!(tools.ran().len(), 1);
@@ -135,13 +135,13 @@ fn a_turn_of_kind_tool_is_one_step_and_ends_with_the_outcome() {
             request
         };
         let event_id = house.accept(request(1, "echo")).await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!((answer.event_type, answer.message.as_str()), (EventType::Final, "echo ran"));
         assert_eq!(answer.metadata["status"], "success");
         assert_eq!(answer.metadata["tool"]["status"], "success");
         let event_id = house.accept(request(2, "rm")).await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.event_type, EventType::Final);
         assert_eq!(answer.metadata["status"], "error");
@@ -172,7 +172,7 @@ fn a_turn_that_calls_tools_for_ever_is_capped() {
             let process = house.open().await;
             let _tools = house.run_tools();
             let event_id = house.say(u128::from(model_steps), "hello").await;
-            process.look().await;
+            process.ring();
             let error = house.store.terminal(event_id).await;
             assert_eq!(error.event_type, EventType::Error);
             assert_eq!(error.metadata["code"], code);

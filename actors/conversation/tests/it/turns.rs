@@ -24,7 +24,7 @@ fn a_message_is_answered_once_with_its_receipt() {
         let house = House::new();
         let process = house.open().await;
         let event_id = house.say(1, "hello world").await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.event_type, EventType::Final);
         assert_eq!(answer.message, "hello world");
@@ -42,7 +42,7 @@ fn a_plain_turn_asks_little_of_the_store() {
         let house = House::new();
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.store.terminal(event_id).await;
         process.stop().await;
         assert_eq!(process.store.made(), ["claim", "persona", "search_pending", "end"]);
@@ -88,7 +88,7 @@ fn what_was_said_becomes_a_memory_and_is_recalled_in_another_session() {
         let house = House::new();
         let process = house.open().await;
         let event_id = house.say(1, "my cat is called Mia").await;
-        process.look().await;
+        process.ring();
         house.store.terminal(event_id).await;
         let mut elsewhere = message(2, "what is my cat called");
         elsewhere.event.session_id.0 = Uuid::from_u128(0xB);
@@ -108,7 +108,7 @@ fn a_policy_that_forbids_memories_is_obeyed() {
             let house = House { policy: policy.into(), ..House::new() };
             let process = house.open().await;
             let event_id = house.say(1, "a secret").await;
-            process.look().await;
+            process.ring();
             house.store.terminal(event_id).await;
             process.stop().await;
             let query = MemoryQuery { limit: 10, ..MemoryQuery::default() };
@@ -134,7 +134,7 @@ fn a_persona_speaks_and_a_memory_that_is_down_stops_nobody() {
         let mut said = message(1, "hello");
         said.event.persona_id = Some("pirate".to_owned());
         let event_id = house.accept(said).await;
-        process.look().await;
+        process.ring();
         let answer = house.store.terminal(event_id).await;
         assert_eq!(answer.persona_id.as_deref(), Some("pirate"));
         process.stop().await;
@@ -153,7 +153,7 @@ fn a_replay_of_a_failed_turn_has_a_terminal_event_of_its_own() {
         house.model.fails(ModelError::KeyRefused("401".to_owned()));
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         assert_eq!(house.store.terminal(event_id).await.event_type, EventType::Error);
         let letter = house.store.dead_letters(None, None, 10).await.unwrap().items.remove(0);
         let replayed = house.store.replay(None, letter.id).await.unwrap();
@@ -172,7 +172,7 @@ fn a_child_without_work_leaves_and_a_later_message_gets_a_new_one() {
         let house = House::new();
         let process = house.open().await;
         let event_id = house.say(1, "hello").await;
-        process.look().await;
+        process.ring();
         house.store.terminal(event_id).await;
         let sessions = || {
             let families = process.metrics.gather();
@@ -187,7 +187,7 @@ fn a_child_without_work_leaves_and_a_later_message_gets_a_new_one() {
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert!(sessions().abs() < f64::EPSILON);
         let event_id = house.say(2, "still there?").await;
-        process.look().await;
+        process.ring();
         house.store.terminal(event_id).await;
         let report = process.stop().await;
         assert!(report.is_clean(), "{report:?}");
