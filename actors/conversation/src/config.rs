@@ -30,8 +30,6 @@ pub struct Config {
     pub store_deadline: Duration,
     /// The most tokens of a prompt.
     pub context_tokens: usize,
-    /// The most events of the session that are read for a prompt.
-    pub history_events: u32,
     /// The most memories that a prompt recalls; 0: none are asked for.
     pub recall_limit: usize,
     /// The longest a recall may take before the turn goes on without.
@@ -75,7 +73,6 @@ impl Default for Config {
             drain_grace: Duration::from_secs(15),
             store_deadline: Duration::from_secs(10),
             context_tokens: 4_096,
-            history_events: 200,
             recall_limit: 8,
             recall_deadline: Duration::from_secs(2),
             personas: Arc::from([]),
@@ -83,6 +80,13 @@ impl Default for Config {
             delta_interval: Duration::from_millis(15),
             intake: Intake::default(),
         }
+    }
+}
+
+impl Config {
+    /// Returns how many events of a session are read for a prompt: about as many as fit into one.
+    pub(crate) fn history_events(&self) -> u32 {
+        u32::try_from(self.context_tokens / 64).unwrap_or(u32::MAX).clamp(32, 1_000)
     }
 }
 

@@ -21,6 +21,10 @@ use crate::{
     run::{Run, Stop},
 };
 
+/// What is recalled for is at most this much of a message: a long one is a document, and searching
+/// for all its words would cost more than it finds.
+const RECALL_CHARS: usize = 500;
+
 /// What a turn has ready before its first step.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -86,9 +90,9 @@ impl Question {
     fn of(run: &Run) -> Self {
         let config = &run.shared.config;
         let ports = &run.shared.ports;
-        let text = run.said.message.trim();
+        let text: String = run.said.message.trim().chars().take(RECALL_CHARS).collect();
         let recall = (config.recall_limit > 0 && !text.is_empty()).then(|| MemoryQuery {
-            text: text.to_owned(),
+            text,
             limit: config.recall_limit,
             ..MemoryQuery::default()
         });
@@ -100,7 +104,7 @@ impl Question {
             personas: Arc::clone(&config.personas),
             session_id: run.turn.session_id,
             n: run.turn.n,
-            history_events: config.history_events,
+            history_events: config.history_events(),
             count_tokens: config.caps.tokens_per_day > 0,
             recall,
             recall_deadline: config.recall_deadline,

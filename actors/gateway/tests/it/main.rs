@@ -2,7 +2,10 @@
 #![cfg(test)]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +37,14 @@ struct House {
 
 impl House {
     async fn open(config: Config) -> Self {
+        Self::open_with(config, |_| {}).await
+    }
+
+    /// Opens a house where `first` is told of commits first.
+    async fn open_with(
+        config: Config,
+        first: impl Fn(&[Accepted]) + Send + Sync + 'static,
+    ) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(FakeClock::new());
         let store = Arc::new(FakeStore::new(Arc::clone(&clock)));
         let live = Arc::new(FakeLive::new(clock));
@@ -44,6 +55,7 @@ impl House {
             live: Arc::<FakeLive>::clone(&live),
             io: Io::current().unwrap(),
             after_commit: Arc::new(move |accepted| {
+                first(accepted);
                 told.lock().unwrap().extend_from_slice(accepted);
             }),
         };
@@ -147,5 +159,21 @@ async fn an_estimate_is_checked_before_it_refuses_somebody() {
     house.store.cancel(&tenant, SESSION, CancelScope::All).await.unwrap();
     tokio::time::sleep(Duration::from_millis(60)).await;
     house.accept(message(3)).await.unwrap();
+    house.running.stop(FOREVER).await;
+}
+
+#[actix_rt::test]
+async fn a_panic_over_one_batch_fails_that_batch_and_no_other() {
+    let panics = AtomicBool::new(true);
+    let house = House::open_with(Config { max_batch: 1, ..Config::default() }, move |_| {
+        assert!(!panics.swap(false, Ordering::SeqCst), "on purpose");
+    })
+    .await;
+    let (first, second, third) =
+        tokio::join!(house.accept(message(1)), house.accept(message(2)), house.accept(message(3)));
+    assert!(matches!(first, Err(AcceptError::OutcomeUnknown(_))), "{first:?}");
+    assert_eq!((second.unwrap().n, third.unwrap().n), (2, 3));
+    assert!(house.accept(message(1)).await.unwrap().replayed, "it had been stored");
+    assert_eq!(house.running.tree().find("gateway").unwrap().generation, 1);
     house.running.stop(FOREVER).await;
 }
