@@ -11,6 +11,7 @@ pub mod journal;
 pub mod letters;
 pub mod memory_reads;
 pub mod memory_writes;
+pub mod model;
 pub mod outbox;
 pub mod recovery;
 pub mod registry;
@@ -42,6 +43,14 @@ pub trait StoreFactory: fmt::Debug + Send + Sync {
 #[macro_export]
 macro_rules! store_suite {
     ($factory:expr) => {
+        #[tokio::test]
+        async fn random_operations_leave_what_they_leave_in_the_store_in_memory() {
+            for seed in $crate::testing::suite::store::model::seeds() {
+                let factory = $factory;
+                $crate::testing::suite::store::model::run(&factory, seed).await;
+            }
+        }
+
         $crate::suite_cases! { $factory;
             accept of store {
                 numbers_are_gap_free_over_parallel_and_batched_accepts
