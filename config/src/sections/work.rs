@@ -11,14 +11,15 @@ use crate::{
 section! {
     /// What a turn may do besides talking.
     Tools {
-        /// The directory that file tools work in, a folder for each tenant and session; `files` in
-        /// the data directory if not set.
+        /// The directory that file tools work in, a folder for each tenant; `files` in the data
+        /// directory if not set.
         "SA01_TOOLS_WORK_DIR" work_dir: PathBuf = PathBuf::from("./data/files");
 
-        /// The hosts that the HTTP tool may call, each as `example.org` or with all below it as
-        /// `*.example.org`; none if not set.
+        /// The hosts that the HTTP tool may call although their addresses are private, each as
+        /// `wiki.internal` or with all below it as `*.internal`; none if not set. Public hosts may
+        /// always be called.
         "SA01_TOOLS_HTTP_ALLOWED_HOSTS" http_allowed_hosts: Names = Names::new(),
-            example "api.example.org,*.wikipedia.org";
+            example "wiki.internal,*.lab.internal";
 
         /// How long an HTTP call of a tool may take.
         #[validate(custom(function = check::positive))]
