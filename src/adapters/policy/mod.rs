@@ -2,4 +2,4 @@
 
 mod rego;
 
-pub use rego::{Rego, RegoError, Source};
+pub use rego::{Rego, RegoError};

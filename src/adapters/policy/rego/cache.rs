@@ -9,30 +9,35 @@ use std::{
 use soma_contract::port::policy::Decision;
 use tokio::time::Instant;
 
-/// How long a decision may be given again.
-const LIFE: Duration = Duration::from_secs(2);
 /// The most decisions that are kept.
 const MAX: usize = 4_096;
 
 /// Decisions by what was asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cache {
+    /// How long a decision may be given again.
+    life: Duration,
     kept: Mutex<HashMap<String, (Instant, Decision)>>,
 }
 
 impl Cache {
+    /// Builds an empty cache whose decisions live this long.
+    pub(super) fn new(life: Duration) -> Self {
+        Self { life, kept: Mutex::default() }
+    }
+
     /// Returns a decision that is young enough.
     pub(super) fn get(&self, key: &str, now: Instant) -> Option<Decision> {
         let kept = self.kept();
         let (made, decision) = kept.get(key)?;
-        (now < *made + LIFE).then(|| decision.clone())
+        (now < *made + self.life).then(|| decision.clone())
     }
 
     /// Keeps a decision. A full cache forgets what is old, and everything if nothing is.
     pub(super) fn put(&self, key: String, decision: Decision, now: Instant) {
         let mut kept = self.kept();
         if kept.len() >= MAX {
-            kept.retain(|_, (made, _)| now < *made + LIFE);
+            kept.retain(|_, (made, _)| now < *made + self.life);
         }
         if kept.len() >= MAX {
             kept.clear();
@@ -49,9 +54,11 @@ impl Cache {
 mod tests {
     use super::*;
 
+    const LIFE: Duration = Duration::from_secs(2);
+
     #[test]
     fn a_decision_lives_for_two_seconds() {
-        let (cache, now) = (Cache::default(), Instant::now());
+        let (cache, now) = (Cache::new(LIFE), Instant::now());
         cache.put("a".into(), Decision::Allow, now);
         assert_eq!(cache.get("a", now + Duration::from_millis(1_999)), Some(Decision::Allow));
         assert_eq!(cache.get("a", now + LIFE), None);
@@ -59,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded() {
-        let (cache, now) = (Cache::default(), Instant::now());
+        let (cache, now) = (Cache::new(LIFE), Instant::now());
         for number in 0..3 * MAX {
             cache.put(number.to_string(), Decision::Allow, now);
             assert!(cache.kept().len() <= MAX);

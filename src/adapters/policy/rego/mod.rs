@@ -5,6 +5,7 @@ mod source;
 
 use std::{
     fmt,
+    num::NonZeroU32,
     path::Path,
     sync::{
         Arc,
@@ -14,25 +15,37 @@ use std::{
 };
 
 use async_trait::async_trait;
-use regorus::{CompiledPolicy, Engine, Value};
+use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 use serde_json::json;
 use soma_contract::port::policy::{Action, Decision, Policy, PolicyError, PolicyInput};
 use tokio::time::Instant;
 
 use self::cache::Cache;
 use self::source::PACKAGE;
-pub use self::source::{RegoError, Source};
+pub use self::source::RegoError;
+use self::source::Source;
 
 /// The rules that may be asked for: the decision document, or a plain boolean where there is none.
 const RULES: [&str; 2] = ["decision", "allow"];
 /// An evaluation that took longer sends the next ones off the asynchronous threads.
 const SLOW: Duration = Duration::from_millis(1);
 
-/// Decides by the compiled policy.
+/// The longest that one evaluation may take.
+const LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the time is up, in steps of an evaluation.
+const CHECKED_EVERY: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
+/// Decides by a policy that is parsed and prepared.
 pub struct Rego {
-    compiled: Arc<CompiledPolicy>,
+    prepared: Arc<Prepared>,
     cache: Cache,
     slow: AtomicBool,
+}
+
+/// An engine to copy for each evaluation (the copies share the policy), and what to ask it.
+struct Prepared {
+    engine: Engine,
+    rule: String,
 }
 
 impl fmt::Debug for Rego {
@@ -42,46 +55,30 @@ impl fmt::Debug for Rego {
 }
 
 impl Rego {
-    /// Compiles the policy that ships with the platform.
-    ///
-    /// # Errors
-    ///
-    /// It does not compile, which is a bug.
-    pub fn shipped() -> Result<Self, RegoError> {
-        Self::new(&Source::shipped())
-    }
-
-    /// Compiles every `.rego` file of a folder (tests, `_test.rego`, left out) with its `data.json`.
+    /// Compiles every `.rego` file of a folder (tests, `_test.rego`, left out) with its
+    /// `data.json`, or the policy that ships with the platform. Decisions that are not on a tool
+    /// are kept for `cache_ttl`. Blocks.
     ///
     /// # Errors
     ///
     /// A file cannot be read or does not compile (the error names file and line), or no rule is in
     /// the package that is asked.
-    pub fn from_folder(folder: &Path) -> Result<Self, RegoError> {
-        Self::new(&Source::read(folder)?)
-    }
-
-    /// Compiles a policy.
-    ///
-    /// # Errors
-    ///
-    /// As [`Rego::from_folder`].
-    pub fn new(source: &Source) -> Result<Self, RegoError> {
-        let (mut engine, asked) = source.engine()?;
-        let compiled = Arc::new(compile(&mut engine, &asked)?);
-        Ok(Self { compiled, cache: Cache::default(), slow: AtomicBool::new(false) })
+    pub fn load(folder: Option<&Path>, cache_ttl: Duration) -> Result<Self, RegoError> {
+        let source = folder.map_or_else(|| Ok(Source::shipped()), Source::read)?;
+        let prepared = Arc::new(prepare(&source)?);
+        Ok(Self { prepared, cache: Cache::new(cache_ttl), slow: AtomicBool::new(false) })
     }
 
     async fn evaluated(&self, input: &PolicyInput) -> Result<Decision, PolicyError> {
-        let compiled = Arc::clone(&self.compiled);
+        let prepared = Arc::clone(&self.prepared);
         let input = Value::from(json!(input));
         let start = Instant::now();
         let decision = if self.slow.load(Ordering::Relaxed) {
-            tokio::task::spawn_blocking(move || evaluate(&compiled, input))
+            tokio::task::spawn_blocking(move || prepared.evaluate(input))
                 .await
                 .map_err(|error| PolicyError(error.to_string()))?
         } else {
-            evaluate(&compiled, input)
+            prepared.evaluate(input)
         };
         self.slow.store(start.elapsed() > SLOW, Ordering::Relaxed);
         Ok(decision)
@@ -109,25 +106,35 @@ impl Policy for Rego {
     }
 }
 
-/// Compiles the rule that is asked for, so that each evaluation only evaluates.
-fn compile(engine: &mut Engine, files: &[&str]) -> Result<CompiledPolicy, RegoError> {
+/// Parses a policy, finds the rule to ask for, and schedules its parts.
+fn prepare(source: &Source) -> Result<Prepared, RegoError> {
+    let (mut engine, files) = source.engine()?;
     let declared = |rule: &&&str| {
         files.iter().any(|file| engine.has_declared_rule_rooted_at(file, rule).unwrap_or(false))
     };
     let rule = RULES.iter().find(declared).ok_or(RegoError::NoRule)?;
-    let entry = format!("{PACKAGE}.{rule}");
+    let rule = format!("{PACKAGE}.{rule}");
     engine
-        .compile_with_entrypoint(&entry.as_str().into())
-        .map_err(|error| RegoError::Invalid { file: entry.clone(), reason: format!("{error:#}") })
+        .compile_with_entrypoint(&rule.as_str().into())
+        .map_err(|error| RegoError::Invalid { file: rule.clone(), reason: format!("{error:#}") })?;
+    engine.set_execution_timer_config(ExecutionTimerConfig {
+        limit: LIMIT,
+        check_interval: CHECKED_EVERY,
+    });
+    Ok(Prepared { engine, rule })
 }
 
-/// Evaluates. What cannot be evaluated is denied: asking again would fail again.
-fn evaluate(compiled: &CompiledPolicy, input: Value) -> Decision {
-    match compiled.eval_with_input(input) {
-        Ok(answer) => understood(&answer),
-        Err(error) => {
-            tracing::error!(%error, "the policy cannot be evaluated; this is denied");
-            Decision::Deny("the policy cannot be evaluated".to_owned())
+impl Prepared {
+    /// Evaluates. What cannot be evaluated is denied: asking again would fail again.
+    fn evaluate(&self, input: Value) -> Decision {
+        let mut engine = self.engine.clone();
+        engine.set_input(input);
+        match engine.eval_rule(self.rule.clone()) {
+            Ok(answer) => understood(&answer),
+            Err(error) => {
+                tracing::error!(%error, "the policy cannot be evaluated; this is denied");
+                Decision::Deny("the policy cannot be evaluated".to_owned())
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ pub enum RegoError {
 
 /// The texts of a policy and its data.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub(super) struct Source {
     /// File names with their contents.
     modules: Vec<(String, String)>,
     /// The data document, with its file's name.
@@ -49,7 +49,7 @@ pub struct Source {
 
 impl Source {
     /// Returns the policy that ships with the platform.
-    pub fn shipped() -> Self {
+    pub(super) fn shipped() -> Self {
         let policy = include_str!("../../../../config/policy/soma.rego");
         let data = include_str!("../../../../config/policy/data.json");
         Self {
@@ -63,7 +63,7 @@ impl Source {
     /// # Errors
     ///
     /// Something cannot be read, or there is no policy.
-    pub fn read(folder: &Path) -> Result<Self, RegoError> {
+    pub(super) fn read(folder: &Path) -> Result<Self, RegoError> {
         let entries = fs::read_dir(folder).map_err(unreadable(folder))?;
         let mut paths = Vec::new();
         for entry in entries {

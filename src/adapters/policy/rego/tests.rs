@@ -6,6 +6,8 @@ use soma_contract::{TenantId, port::policy::Decision};
 
 use super::*;
 
+const TTL: Duration = Duration::from_secs(2);
+
 fn input(action: Action, resource: &str, context: serde_json::Value) -> PolicyInput {
     PolicyInput {
         tenant: TenantId("acme".into()),
@@ -27,7 +29,7 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn policy(files: &[(&str, &str)]) -> Result<Rego, RegoError> {
-    Rego::from_folder(folder(files).path())
+    Rego::load(Some(folder(files).path()), TTL)
 }
 
 async fn denial(policy: &Rego, input: &PolicyInput) -> String {
@@ -57,7 +59,7 @@ fn every_test_of_the_shipped_policy_passes() {
 
 #[tokio::test]
 async fn the_shipped_policy_decides_on_what_the_platform_asks() {
-    let policy = Rego::shipped().unwrap();
+    let policy = Rego::load(None, TTL).unwrap();
     let echo = input(Action::ToolExecute, "echo", json!({"args": {"text": "hi"}}));
     assert_eq!(policy.decide(&echo).await, Ok(Decision::Allow));
     let unknown = input(Action::ToolExecute, "rm", json!({"args": {}}));
@@ -124,7 +126,7 @@ fn a_policy_that_answers_nothing_is_refused_at_start() {
     let other = policy(&[("a.rego", "package soma\nallow := true\n")]);
     assert!(matches!(other.unwrap_err(), RegoError::NoRule));
     assert!(matches!(policy(&[("x.txt", "")]).unwrap_err(), RegoError::Empty(_)));
-    let nowhere = Rego::from_folder(Path::new("/nonexistent/policy"));
+    let nowhere = Rego::load(Some(Path::new("/nonexistent/policy")), TTL);
     assert!(matches!(nowhere.unwrap_err(), RegoError::Unreadable { .. }));
 }
 
@@ -156,8 +158,22 @@ async fn a_decision_that_contradicts_itself_is_denied() {
 }
 
 #[tokio::test]
+async fn an_endless_evaluation_is_ended_and_denied() {
+    let text = "package soma.policy\n\
+                allow if {\n\
+                some a in numbers.range(1, 3000)\n\
+                some b in numbers.range(1, 3000)\n\
+                some c in numbers.range(1, 3000)\n\
+                a + b + c == -1\n}\n";
+    let policy = policy(&[("a.rego", text)]).unwrap();
+    let send = input(Action::ConversationSend, "message", json!({}));
+    assert_eq!(denial(&policy, &send).await, "the policy cannot be evaluated");
+    assert!(policy.slow.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
 async fn decisions_on_arguments_are_never_taken_from_the_cache() {
-    let policy = Rego::shipped().unwrap();
+    let policy = Rego::load(None, TTL).unwrap();
     for action in [Action::ToolExecute, Action::MemoryWrite, Action::MemoryWrite] {
         policy.decide(&input(action, "echo", json!({"args": {}}))).await.unwrap();
     }
@@ -168,7 +184,7 @@ async fn decisions_on_arguments_are_never_taken_from_the_cache() {
 
 #[tokio::test]
 async fn many_may_ask_at_once() {
-    let policy = Rego::shipped().unwrap();
+    let policy = Rego::load(None, TTL).unwrap();
     policy.slow.store(true, Ordering::Relaxed);
     let asked = (0..50).map(|number| {
         let policy = &policy;
