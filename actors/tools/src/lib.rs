@@ -44,6 +44,8 @@ mod parts;
 mod run;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod tool;
 mod toolbox;
 
@@ -52,4 +54,4 @@ pub use config::ToolsConfig;
 pub use metrics::ToolMetrics;
 pub use parts::Parts;
 pub use tool::{CallContext, Cancel, CancelOnDrop, Tool, ToolError, ToolOutput, arguments_as};
-pub use toolbox::{Toolbox, ToolboxError};
+pub use toolbox::{ToolLimits, Toolbox, ToolboxError};

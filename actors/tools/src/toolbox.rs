@@ -1,6 +1,6 @@
 //! The tools that exist, and the check of a call before it is journaled and before it is run.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Map, Value};
@@ -34,6 +34,15 @@ pub enum ToolboxError {
     },
 }
 
+/// What no tool may exceed, whatever it says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToolLimits {
+    /// The longest that a call may take.
+    pub timeout: Duration,
+    /// The most bytes of output that go back to the model.
+    pub max_output_bytes: usize,
+}
+
 /// A tool with its compiled schema.
 struct Entry {
     spec: ToolSpec,
@@ -54,15 +63,18 @@ pub struct Toolbox {
 }
 
 impl Toolbox {
-    /// Compiles the schemas and checks the names.
+    /// Compiles the schemas, checks the names and bounds what tools may take.
     ///
     /// # Errors
     ///
     /// See [`ToolboxError`].
-    pub fn new(tools: impl IntoIterator<Item = Arc<dyn Tool>>) -> Result<Self, ToolboxError> {
+    pub fn new(
+        tools: impl IntoIterator<Item = Arc<dyn Tool>>,
+        limits: ToolLimits,
+    ) -> Result<Self, ToolboxError> {
         let mut entries = BTreeMap::new();
         for tool in tools {
-            let entry = compile(tool)?;
+            let entry = compile(tool, limits)?;
             let name = entry.spec.name.clone();
             if entries.insert(name.clone(), entry).is_some() {
                 return Err(ToolboxError::Duplicate(name));
@@ -99,6 +111,12 @@ impl Toolbox {
     }
 }
 
+impl Default for ToolLimits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_mins(1), max_output_bytes: 64 * 1024 }
+    }
+}
+
 impl ToolCatalog for Toolbox {
     fn specs(&self) -> Vec<ToolSpec> {
         self.entries.values().map(|entry| entry.spec.clone()).collect()
@@ -113,8 +131,10 @@ impl ToolCatalog for Toolbox {
     }
 }
 
-fn compile(tool: Arc<dyn Tool>) -> Result<Entry, ToolboxError> {
-    let spec = tool.spec();
+fn compile(tool: Arc<dyn Tool>, limits: ToolLimits) -> Result<Entry, ToolboxError> {
+    let mut spec = tool.spec();
+    spec.timeout = spec.timeout.min(limits.timeout);
+    spec.max_output_bytes = spec.max_output_bytes.min(limits.max_output_bytes);
     let well_named =
         !spec.name.is_empty() && spec.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'));
     if !well_named {
@@ -175,18 +195,31 @@ mod tests {
         ToolCall { id: "1".into(), name: name.into(), arguments: arguments.into() }
     }
 
+    fn boxed<const N: usize>(tools: [Arc<dyn Tool>; N]) -> Result<Toolbox, ToolboxError> {
+        Toolbox::new(tools, ToolLimits::default())
+    }
+
     fn toolbox() -> Toolbox {
-        Toolbox::new([
-            Arc::new(Scripted::named("zeta")) as Arc<dyn Tool>,
-            Arc::new(Echo) as Arc<dyn Tool>,
-        ])
-        .unwrap()
+        boxed([Arc::new(Scripted::named("zeta")), Arc::new(Echo)]).unwrap()
     }
 
     #[test]
     fn tools_are_listed_in_a_stable_order() {
         let names: Vec<_> = toolbox().specs().into_iter().map(|spec| spec.name).collect();
         assert_eq!(names, ["echo", "zeta"]);
+    }
+
+    #[test]
+    fn no_tool_exceeds_the_limits() {
+        let mut modest = Scripted::named("modest");
+        modest.spec.timeout = Duration::from_secs(1);
+        let greedy = Scripted::named("greedy");
+        let limits = ToolLimits { timeout: Duration::from_secs(5), max_output_bytes: 100 };
+        let tools = [Arc::new(modest) as Arc<dyn Tool>, Arc::new(greedy)];
+        let specs = Toolbox::new(tools, limits).unwrap().specs();
+        let bounds: Vec<_> =
+            specs.iter().map(|spec| (spec.timeout.as_secs(), spec.max_output_bytes)).collect();
+        assert_eq!(bounds, [(5, 100), (1, 100)]);
     }
 
     #[test]
@@ -244,13 +277,13 @@ mod tests {
 
     #[test]
     fn duplicates_bad_names_and_bad_schemas_are_refused() {
-        let twice = Toolbox::new([Arc::new(Echo) as Arc<dyn Tool>, Arc::new(Echo)]);
+        let twice = boxed([Arc::new(Echo), Arc::new(Echo)]);
         assert_eq!(twice.unwrap_err(), ToolboxError::Duplicate("echo".into()));
-        let name = Toolbox::new([Arc::new(Scripted::named("rm -rf")) as Arc<dyn Tool>]);
+        let name = boxed([Arc::new(Scripted::named("rm -rf"))]);
         assert_eq!(name.unwrap_err(), ToolboxError::BadName("rm -rf".into()));
         let mut tool = Scripted::named("odd");
         tool.spec.parameters = json!({"type": 7});
-        let schema = Toolbox::new([Arc::new(tool) as Arc<dyn Tool>]);
+        let schema = boxed([Arc::new(tool)]);
         assert!(matches!(schema.unwrap_err(), ToolboxError::BadSchema { .. }));
     }
 }

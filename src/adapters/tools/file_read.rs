@@ -16,7 +16,7 @@ use soma_tools::{CallContext, Tool, ToolError, ToolOutput, arguments_as};
 use super::work_dir::{WorkDir, blocking, relative, worded};
 
 /// The most bytes that one call reads.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_BYTES: u64 = 32 * 1024;
 
 /// Answers `{path, size, content, next_offset}`.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ impl Tool for FileRead {
             }),
             effect: Effect::Pure,
             timeout: Duration::from_secs(10),
-            max_output_bytes: 256 * 1024,
+            max_output_bytes: 64 * 1024,
         }
     }
 

@@ -32,7 +32,7 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// Hosts, by name or literal address, that may be private.
+/// Hosts that may be private: by name, with all below a name (`*.example.org`), or by address.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedHosts(BTreeSet<String>);
 
@@ -44,7 +44,9 @@ impl AllowedHosts {
 
     /// Returns whether the host may be private.
     pub(super) fn contains(&self, host: &str) -> bool {
-        self.0.contains(&canonical(host))
+        let host = canonical(host);
+        let above = host.match_indices('.').filter_map(|(dot, _)| host.get(dot..));
+        self.0.contains(&host) || above.into_iter().any(|rest| self.0.contains(&format!("*{rest}")))
     }
 }
 
@@ -136,5 +138,8 @@ mod tests {
         guarded(&["wiki.internal"]).check("WIKI.internal.", &addresses).unwrap();
         assert!(guarded(&["wiki.internal"]).check("evil.wiki.internal", &addresses).is_err());
         assert!(AllowedHosts::new(["[::1]"]).contains("::1"));
+        let all_below = AllowedHosts::new(["*.wiki.internal"]);
+        assert!(all_below.contains("a.wiki.internal") && all_below.contains("a.b.wiki.internal"));
+        assert!(!all_below.contains("wiki.internal") && !all_below.contains("evilwiki.internal"));
     }
 }

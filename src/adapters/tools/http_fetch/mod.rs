@@ -28,29 +28,33 @@ use super::{
 /// The most bytes of a body that are read, after decompression.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 /// The most characters of text that go back.
-const MAX_CHARS: usize = 40_000;
+const MAX_CHARS: usize = 20_000;
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 /// The longest that connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// The longest that one request may take, its body included.
-const REQUEST_TIME: Duration = Duration::from_secs(20);
 
 /// Answers `{url, status, content_type, text, truncated}` of a `GET`.
 #[derive(Debug, Clone)]
 pub struct HttpFetch {
     guarded: Guarded,
     allowed: AllowedHosts,
+    timeout: Duration,
     parsers: Parsers,
     client: Arc<OnceLock<Result<Client, String>>>,
 }
 
 impl HttpFetch {
-    /// Fetches from public hosts, and from these allowed ones wherever they are. The client is
-    /// made at the first use.
-    pub fn new(lookup: Arc<dyn Lookup>, allowed: AllowedHosts, parsers: Parsers) -> Self {
+    /// Fetches from public hosts, and from these allowed ones wherever they are, each within
+    /// `timeout`, redirects included. The client is made at the first use.
+    pub fn new(
+        lookup: Arc<dyn Lookup>,
+        allowed: AllowedHosts,
+        timeout: Duration,
+        parsers: Parsers,
+    ) -> Self {
         let guarded = Guarded::new(lookup, allowed.clone());
-        Self { guarded, allowed, parsers, client: Arc::default() }
+        Self { guarded, allowed, timeout, parsers, client: Arc::default() }
     }
 }
 
@@ -77,8 +81,8 @@ impl Tool for HttpFetch {
                 "additionalProperties": false
             }),
             effect: Effect::Pure,
-            timeout: Duration::from_secs(30),
-            max_output_bytes: 256 * 1024,
+            timeout: self.timeout,
+            max_output_bytes: 64 * 1024,
         }
     }
 
@@ -154,7 +158,7 @@ impl HttpFetch {
                 // Each request is checked anew.
                 .pool_max_idle_per_host(0)
                 .connect_timeout(CONNECT_TIME)
-                .timeout(REQUEST_TIME)
+                .timeout(self.timeout)
                 .build()
                 .map_err(|error| error.to_string())
         });

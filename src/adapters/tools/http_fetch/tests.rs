@@ -90,7 +90,7 @@ impl Lookup for Names {
 }
 
 fn tool(names: Arc<Names>, allowed: &[&str]) -> HttpFetch {
-    HttpFetch::new(names, AllowedHosts::new(allowed), Parsers::new(2))
+    HttpFetch::new(names, AllowedHosts::new(allowed), Duration::from_mins(1), Parsers::new(2))
 }
 
 async fn fetch(tool: &HttpFetch, url: &str) -> Result<Value, ToolError> {
