@@ -197,3 +197,29 @@ async fn many_may_ask_at_once() {
         assert_eq!(decision, Ok(Decision::Allow));
     }
 }
+
+mod suite {
+    //! What every policy engine does.
+    use soma_contract::{
+        policy_suite,
+        testing::suite::policy::{PolicyFactory, REGO, REGO_WITHOUT_ANSWER},
+    };
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Engines;
+
+    #[async_trait]
+    impl PolicyFactory for Engines {
+        async fn deciding(&self) -> Arc<dyn Policy> {
+            Arc::new(policy(&[("suite.rego", REGO)]).unwrap())
+        }
+
+        async fn without_answer(&self) -> Arc<dyn Policy> {
+            Arc::new(policy(&[("suite.rego", REGO_WITHOUT_ANSWER)]).unwrap())
+        }
+    }
+
+    policy_suite!(Engines);
+}
