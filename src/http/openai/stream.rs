@@ -1,0 +1,149 @@
+//! A completion in chunks.
+
+use std::time::Duration;
+
+use actix_web::{HttpResponse, web::Bytes};
+use serde_json::{Value, json};
+use soma_contract::{Event, TurnId, message::Accepted};
+use tokio::sync::mpsc;
+
+use super::{
+    answer::{Heading, failure, finish_reason},
+    said::Said,
+};
+use crate::http::{
+    call::Call,
+    codes,
+    follow::{Follower, Told},
+    problem::Problem,
+    sse::{self, Frames},
+};
+
+/// Answers with chunks. Whatever goes wrong from here on is told within the stream.
+pub(super) fn respond(
+    call: &Call,
+    follower: Follower,
+    accepted: &Accepted,
+    heading: Heading,
+    with_usage: bool,
+) -> HttpResponse {
+    let settings = call.edge.settings().streams;
+    let (frames, buffer) = mpsc::channel(settings.buffer.max(1));
+    let writer = Writer {
+        turn_id: accepted.turn_id,
+        heading,
+        with_usage,
+        frames,
+        stall: settings.stall,
+        keepalive: settings.keepalive,
+    };
+    let deadline = call.edge.settings().limits.completion_timeout;
+    let metrics = call.edge.metrics().clone();
+    let task = call.edge.parts().io.handle().spawn(async move {
+        let written = tokio::time::timeout(deadline, writer.run(follower)).await;
+        let reason = match written {
+            Ok(Ok(())) => "ended",
+            Ok(Err(Gone)) => "reader_gone",
+            Err(_late) => {
+                // Best effort: the reader may be what is late.
+                drop(writer.frames.try_send(error_frame(&Problem::of(codes::TIMED_OUT))));
+                "timed_out"
+            }
+        };
+        metrics.stream_ended(reason);
+    });
+    sse::stream(Frames::new(buffer, task, &call.edge))
+}
+
+/// The reader has gone, or takes nothing.
+struct Gone;
+
+struct Writer {
+    turn_id: TurnId,
+    heading: Heading,
+    with_usage: bool,
+    frames: mpsc::Sender<Bytes>,
+    stall: Duration,
+    keepalive: Duration,
+}
+
+impl Writer {
+    async fn run(&self, mut follower: Follower) -> Result<(), Gone> {
+        self.delta(&json!({"role": "assistant", "content": "", "refusal": null})).await?;
+        let mut said = Said::default();
+        loop {
+            let told = tokio::select! {
+                () = self.frames.closed() => return Err(Gone),
+                told = follower.next(self.keepalive) => told,
+            };
+            let told = match told {
+                Ok(told) => told,
+                Err(error) => return self.send(error_frame(&Problem::from(error))).await,
+            };
+            if told.is_empty() {
+                self.send(Bytes::from_static(b": keepalive\n\n")).await?;
+            }
+            for told in told {
+                if let Some(end) = self.tell(&mut said, told).await? {
+                    return self.end(&mut said, &end).await;
+                }
+            }
+        }
+    }
+
+    /// Tells what belongs to our turn; returns its terminal event.
+    async fn tell(&self, said: &mut Said, told: Told) -> Result<Option<Event>, Gone> {
+        let fresh = match told {
+            Told::Piece { at, text } if at.turn_id == self.turn_id => said.piece(at, &text),
+            Told::Snapshot(snapshot) if snapshot.at.turn_id == self.turn_id => {
+                said.snapshot(snapshot.at, &snapshot.text)
+            }
+            Told::Void(at) if at.turn_id == self.turn_id => {
+                said.void(at);
+                None
+            }
+            Told::Durable(event)
+                if event.event_type.is_terminal() && event.turn_id == Some(self.turn_id) =>
+            {
+                return Ok(Some(event));
+            }
+            _ => None,
+        };
+        if let Some(fresh) = fresh {
+            self.delta(&json!({"content": fresh})).await?;
+        }
+        Ok(None)
+    }
+
+    async fn end(&self, said: &mut Said, event: &Event) -> Result<(), Gone> {
+        if let Some(problem) = failure(event) {
+            return self.send(error_frame(&problem)).await;
+        }
+        if let Some(rest) = said.end(&event.message) {
+            self.delta(&json!({"content": rest})).await?;
+        }
+        let finish = Some(finish_reason(event));
+        self.data(&self.heading.chunk(&json!({}), finish, self.with_usage)).await?;
+        if self.with_usage {
+            self.data(&self.heading.usage_chunk(event)).await?;
+        }
+        self.send(Bytes::from_static(b"data: [DONE]\n\n")).await
+    }
+
+    async fn delta(&self, delta: &Value) -> Result<(), Gone> {
+        self.data(&self.heading.chunk(delta, None, self.with_usage)).await
+    }
+
+    async fn data(&self, value: &Value) -> Result<(), Gone> {
+        self.send(Bytes::from(format!("data: {value}\n\n"))).await
+    }
+
+    async fn send(&self, frame: Bytes) -> Result<(), Gone> {
+        self.frames.send_timeout(frame, self.stall).await.map_err(|_gone| Gone)
+    }
+}
+
+/// An error within a stream ends it without `[DONE]`.
+fn error_frame(problem: &Problem) -> Bytes {
+    Bytes::from(format!("data: {}\n\n", json!({"error": problem.openai_error()})))
+}
