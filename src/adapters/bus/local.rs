@@ -138,3 +138,66 @@ const fn row_of(record: &Record) -> Option<i64> {
 fn unavailable(error: StoreError) -> BusError {
     BusError(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use soma_contract::{
+        EventId, SessionId, bus_suite,
+        testing::{
+            FakeClock, FakeStore, sample,
+            store::Fault,
+            suite::bus::{BusFactory, BusWorld},
+        },
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Locals;
+
+    fn world() -> (Arc<FakeStore>, LocalBus) {
+        let store = Arc::new(FakeStore::new(Arc::new(FakeClock::default())));
+        let bus = LocalBus::new(Arc::clone(&store) as _);
+        (store, bus)
+    }
+
+    #[async_trait]
+    impl BusFactory for Locals {
+        async fn fresh(&self) -> BusWorld {
+            let (store, bus) = world();
+            BusWorld { bus: Arc::new(bus), store }
+        }
+    }
+
+    bus_suite!(Locals);
+
+    async fn accept(store: &FakeStore, number: u128) {
+        use soma_contract::port::store::Transcript;
+        let session = SessionId(Uuid::from_u128(number));
+        let message = sample::message(session, EventId(Uuid::from_u128(number)), "hi");
+        store.accept(vec![message]).await.remove(0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn records_whose_acknowledgement_failed_are_handed_out_again() {
+        let (store, bus) = world();
+        accept(&store, 1).await;
+        let mut consumer = bus.subscribe(Group::ConversationWorker);
+        let records = consumer.receive(10, Duration::ZERO).await.unwrap();
+        store.fail_next("acknowledge", Fault::Unavailable);
+        assert!(consumer.acknowledge(&records).await.is_err());
+        assert_eq!(consumer.receive(10, Duration::ZERO).await.unwrap(), records);
+        consumer.acknowledge(&records).await.unwrap();
+        assert!(consumer.receive(10, Duration::ZERO).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_consumer_hears_of_a_record_that_nobody_published() {
+        let (store, bus) = world();
+        let mut consumer = bus.subscribe(Group::ConversationWorker);
+        let (received, ()) =
+            futures::join!(consumer.receive(10, Duration::from_mins(5)), accept(&store, 1));
+        assert_eq!(received.unwrap().len(), 1);
+    }
+}

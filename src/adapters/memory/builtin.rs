@@ -48,3 +48,29 @@ impl MemoryService for BuiltinMemory {
 fn unavailable(error: StoreError) -> MemoryError {
     MemoryError::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use soma_contract::{
+        memory_suite,
+        testing::{
+            FakeClock, FakeStore,
+            suite::memory::{MemoryFactory, MemoryWorld},
+        },
+    };
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Builtins;
+
+    #[async_trait]
+    impl MemoryFactory for Builtins {
+        async fn fresh(&self) -> MemoryWorld {
+            let store = Arc::new(FakeStore::new(Arc::new(FakeClock::default())));
+            MemoryWorld { service: Arc::new(BuiltinMemory::new(Arc::clone(&store) as _)), store }
+        }
+    }
+
+    memory_suite!(Builtins);
+}

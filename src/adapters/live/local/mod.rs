@@ -204,3 +204,28 @@ mod tests {
         assert!(deaf.next().await.is_some());
     }
 }
+
+#[cfg(test)]
+mod suite {
+    use std::time::Duration;
+
+    use soma_contract::{live_suite, testing::suite::live::LiveFactory};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Locals;
+
+    #[async_trait]
+    impl LiveFactory for Locals {
+        async fn fresh(&self) -> Arc<dyn Live> {
+            Arc::new(LocalLive::new())
+        }
+
+        async fn pass(&self, time: Duration) {
+            tokio::time::sleep(time).await;
+        }
+    }
+
+    live_suite!(Locals);
+}
