@@ -90,3 +90,5 @@ pub fn children(
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tree;

@@ -16,6 +16,21 @@ const ABILITIES: &str = "I can tell the time (\"what time is it?\"), fetch a pag
     https://…\"), read and write files (\"write hello to notes.txt\"), remember things (\"remember \
     that …\") and look them up (\"what do you know about …?\").";
 
+const ECHOED: &str = "You wrote:";
+const RECALLED: &str = "From what I remember:";
+const FAILED: &str = "This did not work,";
+const TIME: &str = "The time is";
+const FETCHED: &str = "The server answered with status";
+const READ: &str = "The file contains:";
+const WRITTEN: &str = "I have written";
+const REMEMBERED: &str = "I will remember that";
+const FOUND: &str = "I know this:";
+const NOTHING: &str = "I know nothing about that yet.";
+
+/// How its answers begin, so that it does not take them for news when they are recalled.
+pub(super) const OPENINGS: &[&str] =
+    &[ECHOED, RECALLED, FAILED, TIME, FETCHED, READ, WRITTEN, REMEMBERED, FOUND, NOTHING];
+
 /// The most characters of a tool's output that are repeated.
 const MAX_REPEATED: usize = 2_000;
 
@@ -44,74 +59,52 @@ pub(super) fn text(request: &ChatRequest) -> String {
 fn plain(before: &[ChatMessage], question: &str) -> String {
     let known = recall::about(before, question);
     if known.is_empty() {
-        return format!("You wrote: \"{}\". {ABILITIES}", shortened(question.trim()));
+        return format!("{ECHOED} \"{}\". {ABILITIES}", shortened(question.trim()));
     }
-    listed("From what I remember:", &known)
+    listed(RECALLED, &known)
 }
 
 /// Tells one tool's result.
 fn tell(name: &str, content: &str, before: &[ChatMessage], question: &str) -> String {
-    let output = serde_json::from_str(content).unwrap_or_else(|_| Value::from(content));
-    if let Some(error) = field(&output, &["error"]) {
-        return format!("`{name}` could not do it: {}", shortened(&error));
+    if let Some(reason) = failure(content) {
+        return format!("{FAILED} `{name}`: {}", shortened(reason));
     }
+    let output = serde_json::from_str(content).unwrap_or_else(|_| Value::from(content));
+    let field = |name| field(&output, name).unwrap_or_else(|| plain_text(&output));
     match name {
-        "timestamp" => {
-            format!(
-                "It is {}.",
-                field(&output, &["message", "timestamp", "time"])
-                    .unwrap_or_else(|| plain_text(&output))
-            )
+        "timestamp" => format!("{TIME} {}.", field("message")),
+        "http_fetch" => {
+            format!("{FETCHED} {}:\n{}", field("status"), field("text"))
         }
-        "http_fetch" => fetched(&output),
-        "file_read" => {
-            format!(
-                "The file contains:\n{}",
-                field(&output, &["content", "text"]).unwrap_or_else(|| plain_text(&output))
-            )
-        }
-        "file_write" => format!(
-            "I have written {}.",
-            field(&output, &["path"]).unwrap_or_else(|| "the file".to_owned())
-        ),
+        "file_read" => format!("{READ}\n{}", field("content")),
+        "file_write" => format!("{WRITTEN} {}.", field("path")),
         "memory_save" => remembered(question),
         "memory_search" => found(&output, before, question),
-        _ => format!(
-            "`{name}` says: {}",
-            field(&output, &["message"]).unwrap_or_else(|| plain_text(&output))
-        ),
+        _ => format!("`{name}` says: {}", field("message")),
     }
 }
 
-fn fetched(output: &Value) -> String {
-    let status = field(output, &["status_code", "status"]).unwrap_or_else(|| "unknown".to_owned());
-    let body = field(output, &["text", "body", "content"]).unwrap_or_default();
-    format!("The server answered with status {status}:\n{}", shortened(&body))
+/// Returns why a call failed: a result that is none begins with its status, like `[timeout] …`.
+fn failure(content: &str) -> Option<&str> {
+    let (status, reason) = content.strip_prefix('[')?.split_once("] ")?;
+    let failed = ["error", "timeout", "blocked", "unknown", "withdrawn"].contains(&status);
+    failed.then_some(reason)
 }
 
 fn remembered(question: &str) -> String {
     let facts: Vec<&str> = question.lines().filter_map(wish::fact).collect();
-    format!("I will remember that {}.", facts.join(", and that "))
+    format!("{REMEMBERED} {}.", facts.join(", and that "))
 }
 
 fn found(output: &Value, before: &[ChatMessage], question: &str) -> String {
-    let results =
-        ["results", "memories", "items"].iter().find_map(|name| output.get(name)).unwrap_or(output);
-    let texts: Vec<String> = results.as_array().into_iter().flatten().map(memory_text).collect();
-    let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    texts.retain(|text| *text != question.trim());
-    if texts.is_empty() {
-        texts = recall::about(before, question);
+    let memories = output.get("memories").and_then(Value::as_array).into_iter().flatten();
+    let contents = memories.filter_map(|memory| memory.get("content")?.as_str());
+    let known = recall::distinct(contents.filter_map(recall::statement));
+    if !known.is_empty() {
+        return listed(FOUND, &known);
     }
-    if texts.is_empty() {
-        return "I know nothing about that yet.".to_owned();
-    }
-    listed("I know this:", &texts)
-}
-
-fn memory_text(memory: &Value) -> String {
-    let inner = memory.get("memory").unwrap_or(memory);
-    field(inner, &["content", "text"]).unwrap_or_else(|| plain_text(inner))
+    let known = recall::about(before, question);
+    if known.is_empty() { NOTHING.to_owned() } else { listed(RECALLED, &known) }
 }
 
 fn listed(heading: &str, items: &[&str]) -> String {
@@ -123,9 +116,9 @@ fn listed(heading: &str, items: &[&str]) -> String {
     text
 }
 
-/// Returns the first of these fields as text.
-fn field(output: &Value, names: &[&str]) -> Option<String> {
-    names.iter().find_map(|name| output.get(name)).filter(|value| !value.is_null()).map(plain_text)
+/// Returns a field as text, if there is one.
+fn field(output: &Value, name: &str) -> Option<String> {
+    output.get(name).filter(|value| !value.is_null()).map(plain_text)
 }
 
 fn plain_text(value: &Value) -> String {
@@ -145,14 +138,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_of_any_shape_are_told() {
+    fn results_and_failures_are_told() {
         let tell = |name: &str, content: &str| tell(name, content, &[], "what is my name?");
-        assert_eq!(tell("timestamp", "10:15"), "It is 10:15.");
+        assert_eq!(tell("timestamp", "10:15"), "The time is 10:15.");
         assert_eq!(tell("anything", "{\"a\":1}"), "`anything` says: {\"a\":1}");
-        assert!(tell("file_read", "{\"error\":\"no such file\"}").ends_with("no such file"));
-        assert_eq!(tell("memory_search", "{\"results\":[]}"), "I know nothing about that yet.");
-        let nested = r#"[{"memory":{"content":"Ada"},"score":1}]"#;
-        assert_eq!(tell("memory_search", nested), "I know this:\n- Ada");
+        assert!(tell("file_read", "[error] no such file").ends_with("`file_read`: no such file"));
+        assert!(tell("file_read", "{\"content\":\"[error] x\"}").ends_with("[error] x"));
+        assert_eq!(tell("memory_search", "{\"memories\":[]}"), NOTHING);
+    }
+
+    #[test]
+    fn what_it_said_itself_and_what_was_asked_is_not_told_as_known() {
+        let memories = serde_json::json!({ "memories": [
+            { "content": "What is my name?" },
+            { "content": NOTHING },
+            { "content": format!("{FOUND}\n- my name is Eve") },
+            { "content": "Remember that my name is Ada." },
+            { "content": "my name is Ada" },
+        ]});
+        let told = tell("memory_search", &memories.to_string(), &[], "What is my name?");
+        assert_eq!(told, "I know this:\n- my name is Ada");
     }
 
     #[test]

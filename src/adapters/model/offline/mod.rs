@@ -133,7 +133,7 @@ mod tests {
             tool("http_fetch", &["url"]),
             tool("file_read", &["path"]),
             tool("file_write", &["path", "content"]),
-            tool("memory_save", &["text"]),
+            tool("memory_save", &["content", "kind"]),
             tool("memory_search", &["query", "limit"]),
         ]
     }
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!((calls[0].name.as_str(), calls[0].arguments.as_str()), ("timestamp", "{}"));
         assert!(text.contains("10:15"), "{text}");
 
-        let fetched = json!({ "url": "http://a.test", "status_code": 200, "text": "Welcome" });
+        let fetched = json!({ "url": "http://a.test", "status": 200, "text": "Welcome" });
         let (calls, text) = with_tool("please fetch http://a.test.", fetched).await;
         assert_eq!(calls[0].arguments, r#"{"url":"http://a.test"}"#);
         assert!(text.contains("200") && text.contains("Welcome"), "{text}");
@@ -229,13 +229,13 @@ mod tests {
         assert_eq!(calls[0].arguments, r#"{"path":"a.txt"}"#);
         assert!(text.contains("Hello"), "{text}");
 
-        let found = json!({ "results": [{ "content": "my name is Ada", "score": 1.0 }] });
+        let found = json!({ "memories": [{ "content": "my name is Ada", "kind": "fact" }] });
         let (calls, text) = with_tool("What is my name?", found).await;
         assert_eq!(calls[0].arguments, r#"{"query":"name"}"#);
         assert!(text.contains("my name is Ada"), "{text}");
 
         let (calls, text) = with_tool("Remember that my name is Ada.", json!({})).await;
-        assert_eq!(calls[0].arguments, r#"{"text":"my name is Ada"}"#);
+        assert_eq!(calls[0].arguments, r#"{"content":"my name is Ada"}"#);
         assert!(text.contains("my name is Ada"), "{text}");
     }
 
@@ -251,8 +251,10 @@ mod tests {
     #[tokio::test]
     async fn a_question_is_answered_from_recalled_memory_in_the_prompt() {
         let messages = vec![
-            system("You are helpful."),
-            system("What you know from earlier:\n1. Ada lives in London\n2. The cat is grey"),
+            system(
+                "You are helpful.\n\nNotes from memory:\n1. (user, 2026-01-31) Ada lives in \
+                 London\n2. (tool, 2026-01-31) The cat is grey",
+            ),
             user("In which city does Ada live?"),
         ];
         let answer = answer_to(messages).await;

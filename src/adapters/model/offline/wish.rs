@@ -1,6 +1,6 @@
 //! What the user wants done: a handful of plain requests, and the tool calls that fulfil them.
 
-use serde_json::{Map, Value};
+use serde_json::json;
 use soma_contract::{
     model::{ChatMessage, ChatRequest},
     tool::{ToolCall, ToolSpec},
@@ -179,30 +179,20 @@ fn as_path(text: &str) -> Option<&str> {
 impl Wish<'_> {
     /// Returns the tool and the arguments, if there is such a tool.
     fn call(&self, tools: &[ToolSpec]) -> Option<(String, String)> {
-        let (name, arguments): (&str, &[(&[&str], &str)]) = match self {
-            Self::Time => ("timestamp", &[]),
-            Self::Fetch(url) => ("http_fetch", &[(&["url"], url)]),
-            Self::Read(path) => ("file_read", &[(&["path"], path)]),
+        let (name, arguments) = match self {
+            Self::Time => ("timestamp", json!({})),
+            Self::Fetch(url) => ("http_fetch", json!({ "url": url })),
+            Self::Read(path) => ("file_read", json!({ "path": path })),
             Self::Write { path, content } => {
-                ("file_write", &[(&["path"], path), (&["content", "text"], content)])
+                ("file_write", json!({ "path": path, "content": content }))
             }
-            Self::Remember(fact) => ("memory_save", &[(&["content", "text", "fact"], fact)]),
-            Self::Recall(topic) => ("memory_search", &[(&["query", "text"], topic)]),
-            Self::Echo(text) => ("echo", &[(&["text", "message"], text)]),
+            Self::Remember(fact) => ("memory_save", json!({ "content": fact })),
+            Self::Recall(topic) => ("memory_search", json!({ "query": topic })),
+            Self::Echo(text) => ("echo", json!({ "text": text })),
         };
-        let tool = tools.iter().find(|tool| tool.name == name)?;
-        let arguments: Map<String, Value> = arguments
-            .iter()
-            .map(|(names, value)| (argument(tool, names).to_owned(), Value::from(*value)))
-            .collect();
-        Some((name.to_owned(), Value::Object(arguments).to_string()))
+        let known = tools.iter().any(|tool| tool.name == name);
+        known.then(|| (name.to_owned(), arguments.to_string()))
     }
-}
-
-/// Returns what the tool calls an argument, from its schema.
-fn argument<'name>(tool: &ToolSpec, names: &[&'name str]) -> &'name str {
-    let known = |name: &&&str| tool.parameters.pointer(&format!("/properties/{name}")).is_some();
-    names.iter().find(known).or_else(|| names.first()).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
