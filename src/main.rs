@@ -1,2 +1,5 @@
 //! The `somaagent` executable.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    somaagent::cli::main()
+}

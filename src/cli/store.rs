@@ -1,0 +1,69 @@
+//! `migrate`, `backup` and `restore`: what works on the embedded store's file itself.
+#![expect(clippy::print_stderr, reason = "faults go to standard error")]
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use soma_config::CentralizedConfig;
+use soma_contract::ids::SystemClock;
+
+use super::{exit, out};
+use crate::adapters::store::sqlite::{self, Inspection, Options, SqliteStore};
+
+/// Brings the schema to this version, if it is older.
+pub(super) fn migrate(config: &CentralizedConfig) -> ExitCode {
+    let data_dir = config.storage.data_dir.clone();
+    finish(async move {
+        let current = sqlite::newest_schema();
+        if let Inspection::Found { version, pending } = SqliteStore::inspect(&data_dir).await?
+            && pending.is_empty()
+        {
+            return Ok(format!("schema {version}: current"));
+        }
+        let handle = tokio::runtime::Handle::current();
+        let clock = Arc::new(SystemClock);
+        let store = SqliteStore::open(&data_dir, Options::default(), &handle, clock).await?;
+        store.close().await;
+        Ok(format!("schema {current}: brought up to date"))
+    })
+}
+
+/// Copies the store to a new file, whether or not a server runs on it.
+pub(super) fn backup(config: &CentralizedConfig, file: &Path) -> ExitCode {
+    let source = config.storage.data_dir.join(sqlite::FILE);
+    finish(async move {
+        anyhow::ensure!(source.exists(), "there is no store at `{}`", source.display());
+        sqlite::backup(&source, file)
+            .await
+            .with_context(|| format!("back up to `{}`", file.display()))?;
+        Ok(format!("`{}` holds the store as of now", file.display()))
+    })
+}
+
+/// Fills an empty data directory from a backup.
+pub(super) fn restore(config: &CentralizedConfig, file: &Path) -> ExitCode {
+    let data_dir = config.storage.data_dir.clone();
+    finish(async move {
+        sqlite::restore(file, &data_dir).await?;
+        Ok(format!("`{}` is restored; start the server on it", data_dir.display()))
+    })
+}
+
+fn finish(work: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(work));
+    match done {
+        Ok(text) => {
+            out::line(&text);
+            ExitCode::from(exit::OK)
+        }
+        Err(error) => {
+            eprintln!("failed to {error:#}");
+            ExitCode::from(exit::FAILED)
+        }
+    }
+}
