@@ -1,0 +1,4 @@
+//! Black-box tests: the real executable, real files, real sockets, real crashes.
+
+mod crash;
+mod support;

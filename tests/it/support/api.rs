@@ -1,0 +1,129 @@
+//! A client of the public API that never gives up on a message.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A client of one server address; the address may change with a restart.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// A message that was answered 202.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    /// The session.
+    pub(crate) session_id: Uuid,
+    /// The user's event.
+    pub(crate) event_id: Uuid,
+    /// Its number.
+    pub(crate) n: u64,
+}
+
+impl Api {
+    pub(crate) fn new(base: &str) -> Self {
+        somaagent::adapters::tls::install();
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        Self { base: base.to_owned(), http }
+    }
+
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a request and returns status and body, if the server answers at all.
+    pub(crate) async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        key: Option<&str>,
+    ) -> Option<(StatusCode, Value)> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let answer = request.send().await.ok()?;
+        let status = answer.status();
+        let text = answer.text().await.ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Sends a request to a server that is up.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
+        let body = (!body.is_null()).then_some(body);
+        self.try_call(method, path, body, None).await.expect("the server answers")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call(Method::GET, path, Value::Null).await;
+        assert!(status.is_success(), "GET {path}: {status} {body}");
+        body
+    }
+
+    /// Sends a message once; `None` where nobody knows whether it was taken.
+    pub(crate) async fn try_send(&self, session: Uuid, text: &str, key: &str) -> Option<Sent> {
+        let body = json!({ "session_id": session, "message": text });
+        let (status, answer) =
+            self.try_call(Method::POST, "/v1/session/message", Some(body), Some(key)).await?;
+        match status {
+            StatusCode::ACCEPTED => Some(sent(&answer)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => None,
+            other => panic!("message refused: {other} {answer}"),
+        }
+    }
+
+    /// Sends a message to a server that is up.
+    pub(crate) async fn send(&self, session: Uuid, text: &str) -> Sent {
+        let key = Uuid::now_v7().to_string();
+        self.try_send(session, text, &key).await.expect("the message is taken")
+    }
+
+    /// Reads a session's whole log.
+    pub(crate) async fn events(&self, session: Uuid) -> Vec<Value> {
+        let mut events = Vec::new();
+        let mut after = 0;
+        loop {
+            let path = format!("/v1/sessions/{session}/events?after={after}&limit=500");
+            let page = self.get(&path).await;
+            let more = page["events"].as_array().unwrap().clone();
+            if more.is_empty() {
+                return events;
+            }
+            after = more.last().unwrap()["seq"].as_u64().unwrap();
+            events.extend(more);
+        }
+    }
+
+    /// Waits for the terminal event of a message.
+    pub(crate) async fn terminal(&self, event_id: Uuid) -> Value {
+        loop {
+            let status = self.get(&format!("/v1/messages/{event_id}")).await;
+            if !status["terminal"].is_null() {
+                return status["terminal"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn sent(answer: &Value) -> Sent {
+    let id = |name: &str| answer[name].as_str().unwrap().parse().unwrap();
+    Sent {
+        session_id: id("session_id"),
+        event_id: id("event_id"),
+        n: answer["n"].as_u64().unwrap(),
+    }
+}
