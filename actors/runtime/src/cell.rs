@@ -232,14 +232,24 @@ impl Cell {
         };
         let now = tree.now();
         let action = decide(&mut record, &adopted.policy, event, now, &mut *lock(&tree.rng));
-        self.publish(&record);
-        if before != (record.state, record.generation) {
+        let told = (before != (record.state, record.generation)).then(|| {
             if fault.is_some() && record.state == State::Starting {
                 self.counters.restarts.fetch_add(1, Ordering::Relaxed);
             }
-            tree.tell(&self.name, before.0, &record, fault);
+            tree.event(&self.name, before.0, &record, fault)
+        });
+        self.publish(&record, || {
+            if let Some(event) = &told {
+                tree.tell(event);
+            }
+        });
+        let line = record.line;
+        drop(record);
+        // Writing may block, so it is done when nobody waits for a lock of ours.
+        if let Some(event) = told {
+            event.trace();
         }
-        Some((action, record.line))
+        Some((action, line))
     }
 
     fn count(&self, event: &Event) {
@@ -251,10 +261,13 @@ impl Cell {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn publish(&self, record: &Record) {
+    /// Opens or shuts the gate, and tells of it in the same instant: who has seen the one will
+    /// not be surprised by the other.
+    fn publish(&self, record: &Record, tell: impl FnOnce()) {
         self.generation.store(record.generation, Ordering::Release);
         self.line.store(record.line, Ordering::Release);
         self.gate.send_if_modified(|gate| {
+            tell();
             let next = Gate {
                 line: record.line,
                 phase: record.state.into(),

@@ -45,8 +45,8 @@ impl Component {
     }
 
     /// Makes a component that belongs to no service.
-    pub(crate) fn free(label: Cow<'static, str>) -> Arc<Self> {
-        Arc::new(Self { service: Arc::from(label.as_ref()), label: None, fence: None })
+    pub(crate) fn free(label: &str) -> Arc<Self> {
+        Arc::new(Self { service: Arc::from(label), label: None, fence: None })
     }
 }
 
@@ -97,7 +97,7 @@ impl Drop for Entered {
 /// Runs `work` as `component` and turns its panic into a cause.
 pub(crate) fn catch<T>(component: &Arc<Component>, work: impl FnOnce() -> T) -> Result<T, Cause> {
     let _entered = Entered::new(component);
-    panic::catch_unwind(AssertUnwindSafe(work)).map_err(|payload| caught(payload))
+    panic::catch_unwind(AssertUnwindSafe(work)).map_err(caught)
 }
 
 /// Describes a panic that has just been caught on this thread.
@@ -198,5 +198,5 @@ pub async fn guarded<F: Future>(
     label: impl Into<Cow<'static, str>>,
     future: F,
 ) -> Result<F::Output, Cause> {
-    Guarded::new(Component::free(label.into()), future).await
+    Guarded::new(Component::free(&label.into()), future).await
 }

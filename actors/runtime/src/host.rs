@@ -115,7 +115,7 @@ impl Host {
     /// Returns what changes whenever the thread gets anywhere, or `None` while it is parked.
     pub(crate) fn progress(&self) -> Option<(u64, u64)> {
         let parks = self.metrics.worker_park_unpark_count(0);
-        (parks % 2 == 0).then(|| (parks, self.ticks.load(Ordering::Relaxed)))
+        parks.is_multiple_of(2).then(|| (parks, self.ticks.load(Ordering::Relaxed)))
     }
 
     pub(crate) fn add(&self, cell: &Arc<Cell>) {
@@ -260,10 +260,31 @@ impl Hosts {
 
     /// Counts a thread as leaked: it hangs and can be neither ended nor joined.
     pub(crate) fn lose(&self, host: &Arc<Host>) {
+        if self.everyone().is_some() {
+            return;
+        }
         host.lost.store(true, Ordering::Relaxed);
         self.leaked.fetch_add(1, Ordering::Relaxed);
         self.forget(host);
         host.retire();
+    }
+
+    /// Counts the thread of a service that cannot even be stopped as leaked.
+    pub(crate) fn lose_thread_of(&self, cell: &Arc<Cell>) {
+        for host in self.all() {
+            let cells = host.cells();
+            if cells.len() == 1 && cells.iter().any(|hosted| Arc::ptr_eq(hosted, cell)) {
+                self.lose(&host);
+            }
+        }
+    }
+
+    /// Ends every thread of the tree's own; does not wait for them.
+    pub(crate) fn end(&self) {
+        for host in self.all() {
+            self.forget(&host);
+            host.retire();
+        }
     }
 
     fn forget(&self, host: &Arc<Host>) {

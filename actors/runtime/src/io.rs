@@ -119,7 +119,7 @@ impl Io {
         }
         let component = match current() {
             Some(component) => component.child("io".into()),
-            None => Component::free("io".into()),
+            None => Component::free("io"),
         };
         let work = Guarded::new(component, timeout(deadline, future)).in_current_span();
         match (Aborting { task: self.handle.spawn(work) }).await {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, PoisonError, RwLock, atomic::Ordering},
+    sync::{Arc, PoisonError, RwLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -109,8 +109,8 @@ struct Line<S: Service> {
 
 impl<S: Service> LinkCore<S> {
     pub(crate) fn new(cell: Arc<Cell>, factory: Box<dyn Fn() -> S + Send + Sync>) -> Arc<Self> {
-        Arc::new_cyclic(|core: &std::sync::Weak<Self>| {
-            cell.set_place(core.clone());
+        Arc::new_cyclic(|core| {
+            cell.set_place(Weak::<Self>::clone(core));
             Self { cell, factory, line: RwLock::new(None) }
         })
     }

@@ -78,17 +78,13 @@ impl Orchestrator {
         let root = root_address(root, &host).await?;
         let started = root.send(Start).await;
         let running = Running { inner: Arc::new(Inner { tree, brood, watchdog, monitor, root }) };
+        let started =
+            started.unwrap_or_else(|error| Err(LaunchError::Orchestrator(error.to_string())));
         match started {
-            Ok(Ok(())) => {
-                running.inner.monitor.run();
-                Ok(running)
-            }
-            Ok(Err(error)) => {
-                running.inner.end();
-                Err(error)
-            }
-            Err(error) => Err(LaunchError::Orchestrator(error.to_string())),
+            Ok(()) => running.inner.monitor.run(),
+            Err(_) => running.inner.end(),
         }
+        started.map(|()| running)
     }
 
     fn end_all(&self) -> impl Future<Output = StopReport> + use<> {
@@ -198,9 +194,7 @@ impl Inner {
     /// Lets go of the root's thread and sends the watchdog home.
     fn end(&self) {
         self.tree.over.store(true, std::sync::atomic::Ordering::Relaxed);
-        for host in self.tree.hosts.all() {
-            self.tree.hosts.release(&host);
-        }
+        self.tree.hosts.end();
     }
 }
 

@@ -40,11 +40,11 @@ impl Default for RestartPolicy {
     fn default() -> Self {
         Self {
             budget: 5,
-            window: Duration::from_secs(60),
+            window: Duration::from_mins(1),
             first_delay: Duration::from_millis(100),
             max_delay: Duration::from_secs(10),
-            healthy: Duration::from_secs(60),
-            retry: Duration::from_secs(60),
+            healthy: Duration::from_mins(1),
+            retry: Duration::from_mins(1),
             when_spent: WhenSpent::Park,
             one_hang_per: None,
         }

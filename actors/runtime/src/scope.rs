@@ -82,12 +82,12 @@ impl<S: Service> Body<S> {
     }
 
     pub(crate) fn start(self: &Rc<Self>) -> Starting {
-        self.with(|state, scope| state.start(scope)).unwrap_or(Starting::Ready)
+        self.with(S::start).unwrap_or(Starting::Ready)
     }
 
     pub(crate) fn stop(self: &Rc<Self>) -> LocalBoxFuture<'static, ()> {
         self.drain.begin();
-        let stopping = self.with(|state, scope| state.stop(scope));
+        let stopping = self.with(S::stop);
         stopping.unwrap_or_else(|| Box::pin(std::future::ready(())))
     }
 

@@ -255,6 +255,7 @@ impl Member {
         };
         if ending == Ending::Abandoned {
             tracing::error!(service = %self.cell.name, "left behind: its thread does not answer");
+            tree.hosts.lose_thread_of(&self.cell);
             self.cell.apply(Event::Hung { innocent: false });
             self.cell.apply(Event::Stop { by: tree.now() });
         }

@@ -90,25 +90,30 @@ impl Tree {
         self.stop_by_millis.load(Ordering::Acquire) != u64::MAX || self.halted.borrow().is_some()
     }
 
-    /// Tells of a change of state.
-    pub(crate) fn tell(
+    /// Describes a change of state.
+    pub(crate) fn event(
         &self,
         service: &Arc<str>,
         before: State,
         record: &Record,
         cause: Option<Cause>,
-    ) {
-        let event = LifecycleEvent {
+    ) -> LifecycleEvent {
+        LifecycleEvent {
             at: self.wall(record.since),
             service: Arc::clone(service),
             generation: record.generation,
             from: before.into(),
             to: record.state.into(),
             cause,
-        };
-        event.trace();
-        // Nobody need be listening.
-        drop(self.events.send(event));
+        }
+    }
+
+    /// Tells of a change of state to whoever listens.
+    pub(crate) fn tell(&self, event: &LifecycleEvent) {
+        if self.events.receiver_count() > 0 {
+            // The last listener may just have left.
+            drop(self.events.send(event.clone()));
+        }
     }
 
     /// Ends the system because a critical service died; the first such death is the cause.
@@ -179,7 +184,7 @@ pub struct ServiceSnapshot {
     pub bound: usize,
     /// What it supervises.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub children: Vec<ServiceSnapshot>,
+    pub children: Vec<Self>,
 }
 
 impl TreeSnapshot {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A pass that has been running for longer than this is told as degraded.
-const LONG_PASS: Duration = Duration::from_secs(60);
+const LONG_PASS: Duration = Duration::from_mins(1);
 
 /// A service that converges: each pass reads what is true and does a bounded amount.
 ///

@@ -111,7 +111,7 @@ proptest! {
                 Event::Restart { .. } | Event::Start => restarts.clear(),
                 Event::Died(_) if up(before.state) && before.launched => {
                     let healthy = before.up_since
-                        .is_some_and(|since| now - since >= policy.healthy);
+                        .is_some_and(|since| now.saturating_sub(since) >= policy.healthy);
                     if healthy {
                         restarts.clear();
                     }
@@ -119,7 +119,7 @@ proptest! {
                         restarts.push(now);
                     }
                     let within =
-                        restarts.iter().filter(|death| now - **death < policy.window).count();
+                        restarts.iter().filter(|death| now.saturating_sub(**death) < policy.window).count();
                     assert!(within <= policy.budget as usize, "{within} restarts in a window");
                 }
                 _ => {}
@@ -175,7 +175,7 @@ proptest! {
     ) {
         run(&policy, &steps, seed, |before, event, after, _, now| {
             let Some(first) = &before.cause else { return };
-            let healthy = before.up_since.is_some_and(|since| now - since >= policy.healthy);
+            let healthy = before.up_since.is_some_and(|since| now.saturating_sub(since) >= policy.healthy);
             let ordered = matches!(event, Event::Restart { .. } | Event::Start);
             if !healthy && !ordered {
                 assert_eq!(after.cause.as_ref(), Some(first));
@@ -202,7 +202,7 @@ proptest! {
                 return;
             }
             if let (Event::Died(_), State::Backoff { until }) = (event, after.state) {
-                assert!(until - now <= policy.delay_bound(after.streak));
+                assert!(until.saturating_sub(now) <= policy.delay_bound(after.streak));
             }
         });
     }

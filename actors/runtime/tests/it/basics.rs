@@ -102,7 +102,7 @@ fn a_worker_makes_passes_is_restarted_and_flushes_at_the_end() {
         let tally = Tally::default();
         let passes = tally.clone();
         let nudge = Nudge::new();
-        let pace = Pace::every(Duration::from_secs(3_600));
+        let pace = Pace::every(Duration::from_hours(1));
         let spec = Spec::worker("worker", move || Counting(passes.clone()), pace, nudge.clone());
         let running = launch_here([spec.into()]).await.unwrap();
         let mut events = running.events();

@@ -15,7 +15,7 @@ use soma_runtime::{
 use tokio::sync::broadcast::Receiver;
 
 /// A limit that only a deadlock reaches.
-pub(crate) const FOREVER: Duration = Duration::from_secs(60);
+pub(crate) const FOREVER: Duration = Duration::from_mins(10);
 
 /// Does what it is told.
 #[derive(Debug, Default)]
@@ -40,8 +40,10 @@ impl Answer<Count> for Victim {
     }
 }
 
+type Work = Box<dyn FnOnce(&Scope<Victim>) -> Reply<u64> + Send>;
+
 /// Runs a function in the handler.
-pub(crate) struct Run(pub(crate) Box<dyn FnOnce(&Scope<Victim>) -> Reply<u64> + Send>);
+pub(crate) struct Run(Work);
 
 impl Run {
     pub(crate) fn new(work: impl FnOnce(&Scope<Victim>) -> Reply<u64> + Send + 'static) -> Self {
@@ -60,7 +62,9 @@ impl Answer<Run> for Victim {
 }
 
 /// Everything on the calling arbiter.
-pub(crate) async fn launch_here(specs: impl IntoIterator<Item = Entry>) -> Result<Running, LaunchError> {
+pub(crate) async fn launch_here(
+    specs: impl IntoIterator<Item = Entry>,
+) -> Result<Running, LaunchError> {
     Orchestrator::launch(Registry::new(specs), Settings::testing().unwrap()).await
 }
 

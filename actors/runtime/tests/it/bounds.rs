@@ -1,0 +1,105 @@
+//! Bounds, deadlines and fairness.
+
+use std::{future::pending, time::Duration};
+
+use futures::future::join_all;
+use soma_runtime::{CallError, Placement, Reply, Spec};
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::support::{Count, FOREVER, Run, Tally, Victim, launch_here, paused};
+
+#[test]
+fn permits_bound_the_calls_in_flight_however_many_clones_send() {
+    paused(async {
+        let spec = Spec::new("victim", Victim::default).bound(16);
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let stuck: Vec<_> = (0..1_000).map(|_| link.outlet::<Run>()).collect();
+        let calls = stuck.iter().map(|outlet| {
+            let call = outlet.try_send(Run::new(|_| Reply::later(pending())));
+            tokio::time::timeout(Duration::from_secs(1), call)
+        });
+        let calls = join_all(calls).await;
+        let full = calls.iter().filter(|call| **call == Ok(Err(CallError::Full))).count();
+        let waiting = calls.iter().filter(|call| call.is_err()).count();
+        assert_eq!((full, waiting), (984, 16));
+        assert_eq!(running.tree().find("victim").unwrap().in_flight, 16);
+        // One that waits is refused after a second.
+        let before = Instant::now();
+        assert_eq!(link.outlet().send(Count).await, Err(CallError::Full));
+        assert_eq!(before.elapsed().as_secs(), 1);
+        running.stop(Duration::ZERO).await;
+    });
+}
+
+#[test]
+fn an_answer_that_never_comes_ends_at_the_messages_deadline_and_frees_its_permit() {
+    paused(async {
+        let spec =
+            Spec::new("victim", Victim::default).bound(1).message_deadline(Duration::from_secs(9));
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let before = Instant::now();
+        let never = link.outlet().send(Run::new(|_| Reply::later(pending()))).await;
+        assert_eq!(never, Err(CallError::TimedOut));
+        assert_eq!(before.elapsed().as_secs(), 9);
+        assert_eq!(link.outlet().send(Count).await, Ok(1));
+        assert_eq!(running.tree().find("victim").unwrap().generation, 1);
+        running.stop(FOREVER).await;
+    });
+}
+
+#[test]
+fn a_message_whose_caller_has_gone_is_not_begun() {
+    paused(async {
+        let spec = Spec::new("victim", Victim::default);
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let outlet = link.outlet();
+        let mut abandoned = Box::pin(outlet.send(Count));
+        assert!(futures::poll!(&mut abandoned).is_pending());
+        drop(abandoned);
+        assert_eq!(link.outlet().send(Count).await, Ok(1));
+        running.stop(FOREVER).await;
+    });
+}
+
+#[actix_rt::test]
+async fn a_flood_holds_up_neither_a_neighbour_nor_a_probe_nor_the_end() {
+    let flooded = Spec::new("flooded", Victim::default).bound(200_000);
+    let neighbour = Spec::new("neighbour", Victim::default).placement(Placement::Shared);
+    let (flood, quiet) = (flooded.link(), neighbour.link());
+    let running = launch_here([flooded.into(), neighbour.into()]).await.unwrap();
+    let done = Tally::default();
+    let (first, begun) = oneshot::channel();
+    let mut first = Some(first);
+    let calls: Vec<_> = (0..20_000)
+        .map(|_| {
+            let (outlet, done, first) = (flood.outlet(), done.clone(), first.take());
+            tokio::task::spawn_local(async move {
+                let work = Run::new(move |_| {
+                    let until = Instant::now() + Duration::from_micros(20);
+                    while Instant::now() < until {}
+                    if let Some(first) = first {
+                        first.send(()).unwrap();
+                    }
+                    Reply::Now(done.add())
+                });
+                outlet.send(work).await
+            })
+        })
+        .collect();
+    begun.await.unwrap();
+    // All of the flood would take 400 ms; the neighbour gets its turn after one of a millisecond.
+    assert_eq!(quiet.outlet().send(Count).await, Ok(1));
+    assert!(done.get() < 10_000, "the neighbour waited for {}", done.get());
+    running.health().probe_services().await;
+    assert!(done.get() < 15_000, "the probe waited for {}", done.get());
+    running.stop(FOREVER).await;
+    assert!(done.get() < 20_000, "the end waited for all");
+    let mut refused = 0;
+    for call in calls {
+        refused += u64::from(call.await.unwrap() == Err(CallError::Stopped));
+    }
+    assert_eq!(refused + done.get(), 20_000);
+}
