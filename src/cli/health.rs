@@ -30,6 +30,10 @@ fn render(report: &Value) -> String {
         Some(other) => other.to_string(),
     };
     let components = report.get("components").and_then(Value::as_object);
+    let millis = |component: &Value| {
+        let latency = component.get("latency_ms").and_then(Value::as_f64);
+        latency.map(|latency| format!("{latency:.1}")).unwrap_or_default()
+    };
     let rows: Vec<_> = components
         .into_iter()
         .flatten()
@@ -37,7 +41,7 @@ fn render(report: &Value) -> String {
             [
                 name.clone(),
                 text(component, "status"),
-                text(component, "latency_ms"),
+                millis(component),
                 text(component, "last_error"),
             ]
         })
@@ -62,6 +66,6 @@ mod tests {
             "components": { "model": { "status": "degraded", "latency_ms": 3, "last_error": "key refused" } }
         }));
         assert!(text.starts_with("degraded\n"), "{text}");
-        assert!(text.contains("model      degraded  3   key refused"), "{text}");
+        assert!(text.contains("model      degraded  3.0  key refused"), "{text}");
     }
 }

@@ -3,7 +3,11 @@
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use soma_config::{CentralizedConfig, Loaded, Sources};
+use chrono::{TimeDelta, Utc};
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::json;
+use soma_config::{Auth, CentralizedConfig, Loaded, Sources};
+use soma_contract::TenantId;
 
 use super::{
     admin,
@@ -12,6 +16,9 @@ use super::{
     client::Client,
     exit, health, out,
 };
+
+/// How long the command line's own token holds.
+const OWN_TOKEN_LIFE: TimeDelta = TimeDelta::minutes(5);
 
 /// Loads the configuration; faults are told on standard error.
 pub(super) fn load(common: &Common) -> Result<Loaded, ExitCode> {
@@ -103,9 +110,35 @@ fn client(config: &CentralizedConfig, common: &Common) -> anyhow::Result<Client>
                 .trim()
                 .to_owned(),
         ),
-        None => config.client.key.as_ref().map(|key| key.expose().to_owned()),
+        None => match &config.client.key {
+            Some(key) => Some(key.expose().to_owned()),
+            None => own_token(&config.auth)?,
+        },
     };
     Ok(Client::new(&url, key)?)
+}
+
+/// Whoever has the secret that tokens are signed with is an administrator, so that the first key
+/// can be made without another system: the token is good for this command only.
+fn own_token(auth: &Auth) -> anyhow::Result<Option<String>> {
+    let Some(secret) = auth.jwt_secret.as_ref().filter(|_| auth.required) else {
+        return Ok(None);
+    };
+    let mut claims = json!({
+        "sub": "somaagent-cli",
+        "scope": auth.admin_scope,
+        "exp": (Utc::now() + OWN_TOKEN_LIFE).timestamp(),
+    });
+    if let Some(fields) = claims.as_object_mut() {
+        if let Some(claim) = auth.jwt_tenant_claims.first() {
+            fields.insert(claim.clone(), json!(TenantId::public()));
+        }
+        fields.extend(auth.jwt_audience.iter().map(|value| ("aud".to_owned(), json!(value))));
+        fields.extend(auth.jwt_issuer.iter().map(|value| ("iss".to_owned(), json!(value))));
+    }
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
+    Ok(Some(token))
 }
 
 /// A server that listens on every address is reached on the loopback one.
