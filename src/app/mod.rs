@@ -20,7 +20,7 @@ use anyhow::Context;
 use prometheus::Registry;
 use soma_config::{CentralizedConfig, Loaded, LogFormat};
 use soma_contract::{Ids, Owner, ids::RandomIds};
-use soma_runtime::{Io, Orchestrator, Running};
+use soma_runtime::{Io, Orchestrator, RestartPolicy, Running};
 
 use self::{drain::Serving, services::Services, watch::Watch};
 use crate::{
@@ -129,6 +129,11 @@ async fn launch(
     let mut settings = soma_runtime::Settings::new(io.clone());
     settings.metrics = metrics;
     settings.hang_limit = config.supervision.hang_limit;
+    settings.restart = RestartPolicy {
+        budget: config.supervision.restart_budget,
+        window: config.supervision.restart_window,
+        ..RestartPolicy::default()
+    };
     settings.critical_budget = config.supervision.critical_budget;
     settings.halt_deadline = config.shutdown.drain;
     Ok(Orchestrator::launch(registry, settings).await?)

@@ -143,10 +143,12 @@ impl Cell {
     /// Puts the service into a tree, for good.
     pub(crate) fn adopt(&self, tree: &Arc<Tree>, terms: Terms, parent: Option<&Arc<Self>>) {
         let mut policy = terms.policy.clone().unwrap_or_else(|| {
+            let settings = &tree.settings;
             if terms.critical {
-                RestartPolicy::critical(tree.settings.critical_budget)
+                let window = settings.restart.window;
+                RestartPolicy { window, ..RestartPolicy::critical(settings.critical_budget) }
             } else {
-                RestartPolicy::default()
+                settings.restart.clone()
             }
         });
         if parent.is_some() {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::io::Io;
+use crate::{io::Io, policy::RestartPolicy};
 
 /// Which threads services get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub struct Settings {
     pub metrics: prometheus::Registry,
     /// How long a thread may stay in one poll. Default: 10 s.
     pub hang_limit: Duration,
+    /// The policy of services whose spec has none and that are not critical; critical ones share
+    /// its window.
+    pub restart: RestartPolicy,
     /// Deaths of a critical service that are forgiven before the system halts. Default: 0.
     pub critical_budget: u32,
     /// The time between two probes of everything. Default: 2 s.
@@ -44,6 +47,7 @@ impl Settings {
             io,
             metrics: prometheus::Registry::new(),
             hang_limit: Duration::from_secs(10),
+            restart: RestartPolicy::default(),
             critical_budget: 0,
             probe_period: Duration::from_secs(2),
             halt_deadline: Duration::from_secs(40),
@@ -71,6 +75,7 @@ impl fmt::Debug for Settings {
             .debug_struct("Settings")
             .field("threads", &self.threads)
             .field("hang_limit", &self.hang_limit)
+            .field("restart", &self.restart)
             .field("critical_budget", &self.critical_budget)
             .field("probe_period", &self.probe_period)
             .field("halt_deadline", &self.halt_deadline)

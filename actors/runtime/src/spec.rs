@@ -94,8 +94,8 @@ impl<S: Service> Spec<S> {
         self
     }
 
-    /// Sets the restart policy. Default: [`RestartPolicy::default`], or [`RestartPolicy::critical`]
-    /// with the tree's budget.
+    /// Sets the restart policy. Default: the one of the tree's settings, or
+    /// [`RestartPolicy::critical`] with the tree's budget.
     #[must_use]
     pub fn restart(mut self, policy: RestartPolicy) -> Self {
         self.entry.terms.policy = Some(policy);
