@@ -24,7 +24,7 @@ use soma_runtime::{Io, Orchestrator, RestartPolicy, Running};
 
 use self::{drain::Serving, services::Services, watch::Watch};
 use crate::{
-    adapters::{store::sqlite::LockError, tls},
+    adapters::{store::sqlite::OpenError, tls},
     cli::exit,
     http::{self, Edge},
     telemetry::logs::{self, LogControl, Shape},
@@ -151,7 +151,7 @@ fn shape(format: LogFormat) -> Shape {
 /// Tells a wrong configuration from everything else that keeps the process from starting.
 fn code_of(error: &anyhow::Error) -> u8 {
     let is_configuration = error.is::<ports::Unsupported>()
-        || error.chain().any(<dyn std::error::Error>::is::<LockError>);
+        || matches!(error.downcast_ref(), Some(OpenError::Lock(_)));
     if is_configuration {
         exit::CONFIG
     } else if error.is::<soma_runtime::LaunchError>() {

@@ -172,4 +172,9 @@ impl Supervision for Watch {
             other => RestartError::Failed(other.to_string()),
         })
     }
+
+    #[cfg(feature = "failpoints")]
+    fn inject(&self, name: &str, fault: soma_runtime::Fault) -> bool {
+        self.running().is_ok_and(|running| running.inject(name, fault))
+    }
 }

@@ -43,6 +43,12 @@ pub trait Supervision: Send + Sync + fmt::Debug {
     ///
     /// See [`RestartError`].
     async fn restart(&self, name: &str) -> Result<(), RestartError>;
+
+    /// Makes a service misbehave once; false if there is none of that name. Test builds only.
+    #[cfg(feature = "failpoints")]
+    fn inject(&self, _name: &str, _fault: soma_runtime::Fault) -> bool {
+        false
+    }
 }
 
 /// Why a service was not restarted.

@@ -15,6 +15,8 @@ mod dispatch;
 mod docs;
 mod edge;
 mod events;
+#[cfg(feature = "failpoints")]
+mod fault;
 mod follow;
 mod health;
 mod idempotency;

@@ -263,6 +263,18 @@ pub(super) static ROUTES: &[Route] = &[
     .tells("admin", "Restarts a service and answers when it is ready again")
     .writes()
     .gives(&[(200, "Service")]),
+    #[cfg(feature = "failpoints")]
+    Route::new(
+        Admin,
+        "POST",
+        "/v1/services/{name}/fault",
+        "inject_fault",
+        run!(super::fault::inject),
+    )
+    .tells("admin", "Makes a service panic or block its thread; only test builds have it")
+    .takes(Takes::Json, "InjectedFault")
+    .writes()
+    .gives(&[(204, "")]),
     // Health.
     Route::new(Public, "GET", "/v1/health", "health", run!(health::report))
         .tells("health", "Returns the state of every component; always 200")

@@ -21,6 +21,8 @@ pub(super) fn all() -> Vec<(String, RefOr<Schema>)> {
     add::<personas::PutPersona>(&mut schemas);
     add::<keys::NewKey>(&mut schemas);
     add::<log_level::LogLevel>(&mut schemas);
+    #[cfg(feature = "failpoints")]
+    add::<super::fault::InjectedFault>(&mut schemas);
     add::<health::HealthReport>(&mut schemas);
     add::<health::Probe>(&mut schemas);
     add::<openai::ChatCompletionRequest>(&mut schemas);

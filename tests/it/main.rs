@@ -1,4 +1,7 @@
 //! Black-box tests: the real executable, real files, real sockets, real crashes.
 
 mod crash;
+mod failpoints;
+mod shutdown;
+mod supervision;
 mod support;

@@ -43,6 +43,16 @@ impl Api {
         body: Option<Value>,
         key: Option<&str>,
     ) -> Option<(StatusCode, Value)> {
+        self.ask(method, path, body, key).await.ok()
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        key: Option<&str>,
+    ) -> reqwest::Result<(StatusCode, Value)> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(body) = body {
             request = request.json(&body);
@@ -50,10 +60,10 @@ impl Api {
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
-        let answer = request.send().await.ok()?;
+        let answer = request.send().await?;
         let status = answer.status();
-        let text = answer.text().await.ok()?;
-        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
     /// Sends a request to a server that is up.
@@ -64,7 +74,10 @@ impl Api {
         body: Value,
     ) -> (StatusCode, Value) {
         let body = (!body.is_null()).then_some(body);
-        self.try_call(method, path, body, None).await.expect("the server answers")
+        match self.ask(method, path, body, None).await {
+            Ok(answer) => answer,
+            Err(error) => panic!("{path} is not answered: {error:?}"),
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
@@ -104,6 +117,18 @@ impl Api {
             }
             after = more.last().unwrap()["seq"].as_u64().unwrap();
             events.extend(more);
+        }
+    }
+
+    /// Waits until a message has its terminal event; false once nobody answers any more.
+    pub(crate) async fn answered(&self, event_id: Uuid) -> bool {
+        let path = format!("/v1/messages/{event_id}");
+        loop {
+            match self.try_call(Method::GET, &path, None, None).await {
+                None => return false,
+                Some((_, status)) if !status["terminal"].is_null() => return true,
+                Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
     }
 

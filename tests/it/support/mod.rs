@@ -5,5 +5,5 @@ mod server;
 
 pub(crate) use self::{
     api::{Api, Sent},
-    server::{Server, Setup},
+    server::{Server, Setup, until},
 };

@@ -158,6 +158,11 @@ impl Server {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Returns the last line of the log.
+    pub(crate) fn last_line(&self) -> Value {
+        self.log.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
     /// Returns the log lines that contain this text.
     pub(crate) fn logged(&self, part: &str) -> Vec<Value> {
         let log = self.log.lock().unwrap();
@@ -194,4 +199,14 @@ fn read_log(
 
 fn text(log: &[Value]) -> String {
     log.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits for something that nobody tells.
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(HANG, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }

@@ -1,0 +1,167 @@
+//! How the process ends when it is asked to, and when it must not start at all.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    crash::check_log,
+    support::{Server, Setup, until},
+};
+
+/// Slow enough for a signal to come in the middle of any answer.
+fn slow() -> Setup {
+    Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "200ms")
+}
+
+async fn is_running(server: &Server, event_id: Uuid) -> bool {
+    server.api.get(&format!("/v1/messages/{event_id}")).await["status"] == "running"
+}
+
+async fn ready(server: &Server) -> Option<StatusCode> {
+    let answer = reqwest::get(format!("{}/ready", server.admin)).await;
+    answer.ok().map(|answer| answer.status())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_in_flight_is_laid_down_and_ends_once_after_the_restart() {
+    let setup = slow();
+    let mut server = setup.start().await.unwrap();
+    let session = Uuid::now_v7();
+    let sent = server.api.send(session, "tell me something long").await;
+    until("the turn runs", async || is_running(&server, sent.event_id).await).await;
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(0));
+    let server = setup.start().await.unwrap();
+    server.api.terminal(sent.event_id).await;
+    check_log(&server.api.events(session).await, &[sent]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_stream_is_asked_to_come_back() {
+    let setup = Setup::new();
+    let mut server = setup.start().await.unwrap();
+    let session = Uuid::now_v7();
+    server.api.send(session, "hello").await;
+    let url = format!("{}/v1/sessions/{session}/events", server.api.base());
+    let request = reqwest::Client::new().get(url).header("Accept", "text/event-stream");
+    let mut stream = request.send().await.unwrap().bytes_stream();
+    let mut text = String::new();
+    while !text.contains("assistant.final") {
+        text.push_str(&String::from_utf8_lossy(&stream.next().await.unwrap().unwrap()));
+    }
+    server.signal("TERM");
+    while let Some(piece) = stream.next().await {
+        text.push_str(&String::from_utf8_lossy(&piece.expect("the stream ends in order")));
+    }
+    assert!(text.contains("\nretry: "), "{text}");
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lame_duck_takes_requests_while_it_is_not_ready() {
+    let setup = Setup::new().set("SA01_SHUTDOWN_LAME_DUCK", "5s");
+    let mut server = setup.start().await.unwrap();
+    assert_eq!(ready(&server).await, Some(StatusCode::OK));
+    server.signal("TERM");
+    until("it is not ready", async || {
+        ready(&server).await == Some(StatusCode::SERVICE_UNAVAILABLE)
+    })
+    .await;
+    let session = Uuid::now_v7();
+    let sent = server.api.send(session, "hello").await;
+    assert_eq!(server.ended().await.code(), Some(0));
+    let server = setup.start().await.unwrap();
+    server.api.terminal(sent.event_id).await;
+    check_log(&server.api.events(session).await, &[sent]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_cuts_the_drain_short() {
+    // Longer than the test may take: only the second signal ends it in time.
+    let setup = Setup::new()
+        .set("SA01_SHUTDOWN_LAME_DUCK", "10m")
+        .set("SA01_SHUTDOWN_DRAIN", "20m")
+        .set("SA01_SHUTDOWN_KILL", "30m");
+    let mut server = setup.start().await.unwrap();
+    server.signal("TERM");
+    until("it is not ready", async || {
+        ready(&server).await == Some(StatusCode::SERVICE_UNAVAILABLE)
+    })
+    .await;
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_signal_ends_it_at_once() {
+    let setup = Setup::new()
+        .set("SA01_SHUTDOWN_LAME_DUCK", "10m")
+        .set("SA01_SHUTDOWN_DRAIN", "20m")
+        .set("SA01_SHUTDOWN_KILL", "30m")
+        .set("SA01_SUPERVISION_HANG_LIMIT", "10m");
+    let mut server = setup.start().await.unwrap();
+    block(&server, "housekeeping").await;
+    for said in ["asked to end", "asked again"] {
+        server.signal("TERM");
+        until(said, async || !server.logged(said).is_empty()).await;
+    }
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_does_not_stop_is_left_behind_at_the_deadline() {
+    let setup = Setup::new()
+        .set("SA01_SHUTDOWN_DRAIN", "2s")
+        .set("SA01_SHUTDOWN_KILL", "10s")
+        .set("SA01_SUPERVISION_HANG_LIMIT", "10m");
+    let mut server = setup.start().await.unwrap();
+    block(&server, "housekeeping").await;
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
+    assert!(!server.logged("housekeeping").is_empty(), "the log names it");
+}
+
+/// Blocks a service's thread for longer than any test.
+async fn block(server: &Server, name: &str) {
+    let path = format!("/v1/services/{name}/fault");
+    let fault = json!({"kind": "block", "for_ms": 3_600_000});
+    let (status, answer) = server.api.call(Method::POST, &path, fault).await;
+    assert_eq!(status, StatusCode::NO_CONTENT, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_the_same_data_is_refused_with_the_owners_pid() {
+    let setup = Setup::new();
+    let server = setup.start().await.unwrap();
+    let refused = setup.start().await.unwrap_err();
+    assert!(refused.contains("exit status: 78"), "{refused}");
+    assert!(refused.contains(&format!("in use by process {}", server.pid())), "{refused}");
+    assert_ne!(server.api.get("/v1/health").await, Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_is_told_with_its_setting() {
+    for key in ["SA01_GATEWAY_BIND", "SA01_ADMIN_BIND"] {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let refused = Setup::new().set(key, &address).start().await.unwrap_err();
+        assert!(refused.contains("exit status: 1"), "{refused}");
+        assert!(refused.contains(key) && refused.contains(&address), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_server_drains_within_a_moment() {
+    let mut server = Setup::new().start().await.unwrap();
+    let began = std::time::Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(0));
+    // Nobody waits for anything; half of the deadline is plenty on a busy machine.
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(!server.logged("ended: drained").is_empty());
+}
