@@ -1,5 +1,6 @@
 //! Black-box tests: the real executable, real files, real sockets, real crashes.
 
+mod cli;
 mod crash;
 mod failpoints;
 mod shutdown;
