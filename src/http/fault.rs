@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use actix_web::HttpResponse;
 use serde::Deserialize;
 use soma_runtime::Fault;
 use utoipa::ToSchema;
 
 use super::{
-    call::{Call, done},
+    call::Call,
     codes,
     problem::{Answer, Problem},
 };
@@ -42,7 +43,7 @@ pub(super) async fn inject(call: Call) -> Answer {
     };
     tracing::warn!(service = name, ?fault, "a fault was ordered");
     if call.edge.parts().supervision.inject(name, fault) {
-        done()
+        Ok(HttpResponse::NoContent().finish())
     } else {
         Err(Problem::new(codes::NOT_FOUND, format!("no service is called `{name}`")))
     }
