@@ -211,6 +211,13 @@ pub fn lay_down(
     }
 }
 
+/// Returns whether a requested step of such a turn may be started. A suspect's steps wait until the
+/// suspect itself runs, hence alone: else a tool that kills the process would do so for ever, with
+/// no turn running that its deaths could be counted on.
+pub const fn may_start(turn: TurnStatus, suspect: bool, cancel_requested: bool) -> bool {
+    !turn.is_over() && !cancel_requested && (!suspect || matches!(turn, TurnStatus::Running))
+}
+
 /// Returns what becomes of a `started` step whose executor was lost. `stopped` says whether its
 /// turn has ended or is to be cancelled, so that it need not run again.
 pub const fn after_loss(effect: Effect, stopped: bool) -> StepStatus {
@@ -408,6 +415,16 @@ mod tests {
         assert_eq!(waiting.not_before, Some(now + delay));
         assert_eq!(waiting.waiting_since, Some(since));
         assert_eq!(lay_down(tries, None, &wait, now).waiting_since, Some(now));
+    }
+
+    #[test]
+    fn the_steps_of_a_suspect_start_only_while_it_runs() {
+        for suspect in [false, true] {
+            assert!(may_start(TurnStatus::Running, suspect, false));
+            assert!(!may_start(TurnStatus::Running, suspect, true));
+            assert_eq!(may_start(TurnStatus::Queued, suspect, false), !suspect);
+            assert!(!may_start(TurnStatus::Done, suspect, false));
+        }
     }
 
     #[test]

@@ -442,12 +442,11 @@ pub struct ClaimedStep {
 /// Who runs which tool step.
 #[async_trait]
 pub trait Steps: Send + Sync {
-    /// Claims at most `limit` steps that are `requested`, or `started` by an owner whose lease has
-    /// run out and whose effect allows it, in the order of journaling, but none whose turn is over
-    /// or to be cancelled, and none of a suspect that does not run; bumps their epochs and appends their `tool.start` events, one per step
-    /// however often it is claimed. A lost `once`
-    /// step becomes `unknown` here, with its `tool.result` event. On a local bus this also
-    /// acknowledges the steps' `tool.requests` records.
+    /// Claims at most `limit` steps that are `requested` or whose executor's lease has run out and
+    /// whose effect allows it, in the order of journaling; only those that
+    /// [`crate::decide::may_start`]. Bumps their epochs and appends their `tool.start` events, one
+    /// per step however often it is claimed. A lost `once` step becomes `unknown` here, with its
+    /// `tool.result` event. On a local bus this also acknowledges the steps' `tool.requests` records.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ use crate::{
     port::store::{Appended, Beat, ClaimedStep, Steps, StoreError, StoreResult},
     tool::ToolOutcome,
     topic::Group,
-    turn::{Step, StepStatus, TurnStatus},
+    turn::{Step, StepStatus},
 };
 
 #[async_trait]
@@ -101,13 +101,10 @@ impl State {
             .ok_or(StoreError::Fenced)
     }
 
-    /// Returns whether the step's turn lets it begin: the steps of a suspect run only beside it, so
-    /// that they are alone too.
     fn may_start(&self, step: &Step) -> bool {
-        let waits = self
-            .turn(step.turn_id)
-            .is_some_and(|row| row.suspect && row.turn.status != TurnStatus::Running);
-        !waits && !self.stops(step)
+        self.turn(step.turn_id).is_some_and(|row| {
+            decide::may_start(row.turn.status, row.suspect, row.turn.cancel_requested)
+        })
     }
 
     /// Returns whether the step's turn has ended or is to be cancelled.

@@ -138,6 +138,7 @@ macro_rules! store_suite {
                 only_the_deaths_of_suspects_count
                 a_lost_once_step_is_unknown_and_told
                 a_lost_repeatable_step_runs_again_under_its_effect_id
+                the_steps_of_a_suspect_wait_until_it_runs
                 an_heir_of_nothing_changes_nothing
             }
             steps of store {

@@ -159,6 +159,21 @@ pub async fn a_lost_repeatable_step_runs_again_under_its_effect_id(factory: &dyn
     settled.await.unwrap();
 }
 
+pub async fn the_steps_of_a_suspect_wait_until_it_runs(factory: &dyn StoreFactory) {
+    let mut bench = Bench::new(factory).await;
+    let one = bench.requested(&[("echo", Effect::Pure)]).await.turn;
+    let two = bench.requested(&[("echo", Effect::Pure)]).await.turn;
+    bench.crash().await;
+    assert_eq!(bench.claim_steps().await, []);
+    let first = bench.claim(one.session_id).await;
+    let started = bench.claim_steps().await;
+    assert_eq!(started.len(), 1);
+    assert_eq!(started[0].step.turn_id, one.turn_id);
+    bench.answer(&first, "survived").await;
+    bench.claim(two.session_id).await;
+    assert_eq!(bench.claim_steps().await[0].step.turn_id, two.turn_id);
+}
+
 pub async fn an_heir_of_nothing_changes_nothing(factory: &dyn StoreFactory) {
     let mut bench = Bench::new(factory).await;
     let session_id = bench.session_id();
