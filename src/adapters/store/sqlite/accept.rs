@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use serde::Serialize;
 use soma_contract::{
     Event, EventId, SessionId, TenantId, TurnId,
-    decide::{Known, SessionHead, TakenId},
+    decide::{self, Known, SessionHead, TakenId},
     message::{AcceptError, Accepted, NewMessage},
     port::store::{StoreError, StoreResult},
+    topic::Topic,
 };
 use sqlx::{SqliteConnection, query};
 
@@ -40,7 +41,8 @@ FROM (SELECT DISTINCT unhex(e.value->>4) AS session_id FROM json_each($1) e) r
 CROSS JOIN session_envelopes s ON s.session_id = r.session_id;
 ";
 
-/// $1 sessions, $2 turns, $3 events, $4 keys, $5 now
+/// $1 sessions, $2 turns, $3 events, $4 keys, $5 now, $6 whether the events are
+/// records too
 const WRITE: &str = "
 INSERT INTO session_envelopes
     (session_id, tenant, subject, persona_id, last_n, last_seq, created_at, updated_at)
@@ -63,6 +65,10 @@ FROM json_each($3) e;
 INSERT INTO message_outbox (topic, session_id, seq, created_at)
 SELECT 'conversation.inbound', unhex(e.value->>0), e.value->>2, $5
 FROM json_each($2) e;
+
+INSERT INTO message_outbox (topic, session_id, seq, created_at)
+SELECT 'conversation.outbound', unhex(e.value->>0), e.value->>2, $5
+FROM json_each($2) e WHERE $6;
 
 INSERT INTO idempotency (tenant, route, key, body_hash, event_id, created_at)
 SELECT e.value->>0, e.value->>1, e.value->>2, e.value->>3, unhex(e.value->>4), $5
@@ -239,6 +245,7 @@ impl<'m> Rows<'m> {
             .bind(json(&self.events)?)
             .bind(json(&self.keys)?)
             .bind(micros(terms.now))
+            .bind(decide::keeps_row(Topic::ConversationOutbound, terms.bus_is_local))
             .execute(connection)
             .await?;
         Ok(())

@@ -142,7 +142,8 @@ async fn flag(
 /// $1 session, $2 now. Of the log stay the ids of the messages, so that none is taken twice, and
 /// the envelopes of the turns that the deletion ended, for whoever waits for them.
 const DELETE: &str = "
-DELETE FROM message_outbox WHERE session_id = $1;
+DELETE FROM message_outbox WHERE session_id = $1 AND topic <> 'memory.wal';
+DELETE FROM dlq_messages WHERE session_id = $1;
 DELETE FROM dlq_messages WHERE turn_id IN (SELECT turn_id FROM turn WHERE session_id = $1);
 DELETE FROM turn_step WHERE turn_id IN (SELECT turn_id FROM turn WHERE session_id = $1);
 DELETE FROM session_events WHERE session_id = $1 AND type <> 'user' AND seq < $3;
@@ -161,9 +162,20 @@ pub(super) async fn delete(
     session_id: SessionId,
     forget_memories: bool,
 ) -> Result<(), Fault> {
-    if is_deleted(connection, tenant, session_id).await? {
-        return Ok(());
+    if !is_deleted(connection, tenant, session_id).await? {
+        delete_content(connection, terms, session_id).await?;
     }
+    if forget_memories {
+        forget(connection, terms, tenant, session_id).await?;
+    }
+    Ok(())
+}
+
+async fn delete_content(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    session_id: SessionId,
+) -> Result<(), Fault> {
     let unfinished = query(UNFINISHED).bind(blob(session_id.0));
     let turns: Vec<TurnRow> = array(unfinished, connection).await?;
     let ended = end_idle(connection, terms, session_id, &turns, "the session was deleted").await?;
@@ -172,11 +184,8 @@ pub(super) async fn delete(
         .bind(blob(session_id.0))
         .bind(micros(terms.now))
         .bind(integer(first_kept))
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
-    if forget_memories {
-        forget(connection, terms, tenant, session_id).await?;
-    }
     Ok(())
 }
 

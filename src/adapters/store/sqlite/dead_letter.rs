@@ -1,13 +1,15 @@
 //! Dead letters: what failed for good, kept until somebody replays or drops it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use soma_contract::{
     SessionId, TenantId, TurnId,
     event::TraceContext,
     memory::MemoryWrite,
-    port::store::{DeadLetter, NewDeadLetter, Page, Replayed, StoreError},
-    topic::{Group, Topic},
+    port::{
+        bus::OutboxRow,
+        store::{DeadLetter, NewDeadLetter, Page, Replayed, StoreError},
+    },
+    topic::Group,
 };
 use sqlx::{SqliteConnection, query};
 
@@ -23,20 +25,19 @@ const MAX_ERROR: usize = 8_000;
 
 /// $1 rows, $2 now
 const BURY: &str = "
-INSERT INTO dlq_messages (tenant, topic, consumer_group, turn_id, event_id, event, error, attempts,
-    trace, created_at)
-SELECT e.value->>0, e.value->>1, e.value->>2, unhex(e.value->>3), unhex(e.value->>4), e.value->>5,
-       e.value->>6, e.value->>7, e.value->>8, $2
-FROM json_each($1) e WHERE true
-ON CONFLICT (consumer_group, event_id) WHERE consumer_group IS NOT NULL AND event_id IS NOT NULL
-DO UPDATE SET error = excluded.error, attempts = excluded.attempts, replayed_at = NULL";
+INSERT INTO dlq_messages (tenant, topic, consumer_group, session_id, headers, turn_id, event, error,
+    attempts, trace, created_at)
+SELECT e.value->>0, e.value->>1, e.value->>2, unhex(e.value->>3), e.value->>4, unhex(e.value->>5),
+       e.value->>6, e.value->>7, e.value->>8, e.value->>9, $2
+FROM json_each($1) e";
 
-/// Tenant, topic, group, turn, event id, event, error, attempts, trace.
+/// Tenant, topic, group, session, headers, turn, event, error, attempts, trace.
 #[derive(Debug, Serialize)]
 struct LetterRow<'l>(
     Option<&'l TenantId>,
     &'l str,
     Option<&'static str>,
+    Option<String>,
     Option<String>,
     Option<String>,
     String,
@@ -45,34 +46,84 @@ struct LetterRow<'l>(
     String,
 );
 
-/// Buries letters; of one group's each event only once: one that was replayed in vain lies again.
+fn row(letter: &NewDeadLetter) -> Result<LetterRow<'_>, Fault> {
+    Ok(LetterRow(
+        letter.tenant.as_ref(),
+        &letter.topic,
+        None,
+        None,
+        None,
+        letter.turn_id.map(|turn| hex(turn.0)),
+        json(&letter.event)?,
+        letter.error.chars().take(MAX_ERROR).collect(),
+        letter.attempts,
+        json(&letter.trace)?,
+    ))
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    rows: &[LetterRow<'_>],
+) -> Result<(), Fault> {
+    query(BURY).bind(json(rows)?).bind(micros(terms.now)).execute(connection).await?;
+    Ok(())
+}
+
+/// Buries failed turns and memory writes.
 pub(super) async fn bury(
     connection: &mut SqliteConnection,
     terms: Terms,
-    group: Option<Group>,
     letters: &[&NewDeadLetter],
 ) -> Result<(), Fault> {
     if letters.is_empty() {
         return Ok(());
     }
     let rows: Vec<LetterRow<'_>> =
-        letters.iter().map(|letter| row(letter, group)).collect::<Result<_, _>>()?;
-    query(BURY).bind(json(&rows)?).bind(micros(terms.now)).execute(connection).await?;
-    Ok(())
+        letters.iter().map(|letter| row(letter)).collect::<Result<_, _>>()?;
+    insert(connection, terms, &rows).await
 }
 
-fn row(letter: &NewDeadLetter, group: Option<Group>) -> Result<LetterRow<'_>, Fault> {
-    Ok(LetterRow(
-        letter.tenant.as_ref(),
-        &letter.topic,
-        group.map(Group::as_str),
-        letter.turn_id.map(|turn| hex(turn.0)),
-        letter.event_id.map(|event| hex(event.0)),
-        json(&letter.event)?,
-        letter.error.chars().take(MAX_ERROR).collect(),
-        letter.attempts,
-        json(&letter.trace)?,
-    ))
+/// Buries a row that the bus refused, so that it can be sent again as it was.
+pub(super) async fn bury_row(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    letter: &NewDeadLetter,
+    refused: &OutboxRow,
+) -> Result<(), Fault> {
+    let mut row = row(letter)?;
+    row.3 = Some(hex(refused.session_id.0));
+    row.4 = Some(json(&refused.headers)?);
+    insert(connection, terms, &[row]).await
+}
+
+/// $1 group, $2 event, $3 now
+const SEEN: &str = "
+INSERT INTO inbox (consumer_group, event_id, created_at) VALUES ($1, unhex($2), $3)
+ON CONFLICT DO NOTHING";
+
+/// Buries a record that cannot become work; of one group each event only once, for as long as the
+/// dead letters are kept.
+pub(super) async fn bury_record(
+    connection: &mut SqliteConnection,
+    terms: Terms,
+    group: Group,
+    letter: &NewDeadLetter,
+) -> Result<(), Fault> {
+    if let Some(event_id) = letter.event_id {
+        let seen = query(SEEN)
+            .bind(group.as_str())
+            .bind(hex(event_id.0))
+            .bind(micros(terms.now))
+            .execute(&mut *connection)
+            .await?;
+        if seen.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+    let mut row = row(letter)?;
+    row.2 = Some(group.as_str());
+    insert(connection, terms, &[row]).await
 }
 
 macro_rules! letter_json {
@@ -200,56 +251,39 @@ pub(super) async fn replay(
         let sessions: Vec<SessionId> = array(replayed, connection).await?;
         return Ok(sessions.first().map_or(Replayed::Already, |&id| Replayed::Turn(id)));
     }
-    if letter.replayed_at.is_some() {
-        return Ok(Replayed::Already);
-    }
     if letter.topic == memory_write::SOURCE {
+        if letter.replayed_at.is_some() {
+            return Ok(Replayed::Already);
+        }
         let write: MemoryWrite = parse(&letter.event.to_string())?;
         memory_write::again(connection, terms, &write).await?;
-    } else {
-        send_again(connection, terms, &letter).await?;
+    } else if let Some(done) = send_again(connection, terms, &letter).await? {
+        return Ok(done);
     }
     let sql = "UPDATE dlq_messages SET replayed_at = $2 WHERE id = $1";
     query(sql).bind(id).bind(micros(terms.now)).execute(connection).await?;
     Ok(Replayed::Requeued)
 }
 
-/// $1 topic, $2 session, $3 headers, $4 payload, $5 now
+/// $1 letter, $2 now
 const SEND_AGAIN: &str = "
 INSERT INTO message_outbox (topic, session_id, headers, payload, created_at)
-VALUES ($1, unhex($2), $3, $4, $5)";
+SELECT topic, session_id, headers, event, $2 FROM dlq_messages
+WHERE id = $1 AND headers IS NOT NULL AND replayed_at IS NULL";
 
-/// What of a buried record is needed to send it again.
-#[derive(Debug, Deserialize)]
-struct Sendable {
-    session_id: SessionId,
-}
-
-/// Sends a record that the bus had refused once more. One that names no session, or comes from no
-/// topic of ours, can never become work.
+/// Sends a row that the bus had refused once more, unless it was before.
 async fn send_again(
     connection: &mut SqliteConnection,
     terms: Terms,
     letter: &DeadLetter,
-) -> Result<(), Fault> {
-    let never = |why: &str| Fault::Outcome(StoreError::Refused(why.to_owned()));
-    let topic = Topic::named(&letter.topic)
-        .ok_or_else(|| never(&format!("`{}` is no topic of ours", letter.topic)))?;
-    let Sendable { session_id } = serde_json::from_value(letter.event.clone())
-        .map_err(|error| never(&format!("the record names no session: {error}")))?;
-    let mut headers = letter.trace.0.clone();
-    headers.insert("session_id".to_owned(), session_id.to_string());
-    headers.extend(letter.tenant.iter().map(|id| ("tenant_id".to_owned(), id.0.clone())));
-    if let Some(Value::String(event_id)) = letter.event.get("event_id") {
-        headers.insert("event_id".to_owned(), event_id.clone());
+) -> Result<Option<Replayed>, Fault> {
+    let kind = query("SELECT json_array(headers IS NOT NULL) FROM dlq_messages WHERE id = $1");
+    let was_ours: Vec<u8> = array(kind.bind(letter.id), connection).await?;
+    if was_ours != [1] {
+        let never = "the record cannot become work".to_owned();
+        return Err(StoreError::Refused(never).into());
     }
-    query(SEND_AGAIN)
-        .bind(topic.as_str())
-        .bind(hex(session_id.0))
-        .bind(json(&headers)?)
-        .bind(letter.event.to_string())
-        .bind(micros(terms.now))
-        .execute(connection)
-        .await?;
-    Ok(())
+    let sent =
+        query(SEND_AGAIN).bind(letter.id).bind(micros(terms.now)).execute(connection).await?;
+    Ok((sent.rows_affected() == 0).then_some(Replayed::Already))
 }

@@ -195,7 +195,7 @@ impl<'e> Endings<'e> {
             .execute(&mut *connection)
             .await?;
         memory_write::enqueue(connection, terms, &self.memory).await?;
-        dead_letter::bury(connection, terms, None, &self.letters).await
+        dead_letter::bury(connection, terms, &self.letters).await
     }
 }
 

@@ -24,8 +24,12 @@ use super::{
 const RUNNING: &str =
     concat!("SELECT json_group_array(", turn_json!(), ") FROM turn t WHERE t.status = 'running'");
 
-/// $1: `[[turn, deaths], …]`, $2 now. The sessions' epochs pass, whoever held them.
+/// $1: `[[turn, deaths], …]`, $2 now. A turn that nobody ran, but one of whose steps had started, is
+/// a suspect too. The sessions' epochs pass, whoever held them.
 const REQUEUE: &str = "
+UPDATE turn SET suspect = 1 WHERE ended_at IS NULL AND turn_id IN (
+    SELECT turn_id FROM turn_step WHERE settled_at IS NULL AND status = 'started');
+
 UPDATE turn SET status = 'queued', suspect = 1, deaths = r.deaths, owner = NULL,
     epoch = epoch + 1, ready_at = $2
 FROM (SELECT e.value->>0 AS id, e.value->>1 AS deaths FROM json_each($1) e) r

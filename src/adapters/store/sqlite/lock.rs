@@ -33,7 +33,7 @@ pub enum LockError {
 /// Holds the lock until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -60,7 +60,14 @@ impl DirLock {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         write_owner(&mut file).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+
+    /// Gives the directory up before the lock is dropped.
+    pub(super) fn release(&self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "cannot unlock the data directory");
+        }
     }
 }
 

@@ -234,7 +234,7 @@ pub(super) async fn refuse(
             attempts: attempts.saturating_add(1),
             trace: soma_contract::event::TraceContext::default(),
         };
-        dead_letter::bury(connection, terms, None, &[&letter]).await?;
+        dead_letter::bury(connection, terms, &[&letter]).await?;
     }
     Ok(())
 }

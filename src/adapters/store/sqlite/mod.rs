@@ -34,6 +34,8 @@ mod row;
 mod schema;
 mod steps;
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod tests;
 mod transcript;
 mod turns;
@@ -105,7 +107,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     clock: Arc<dyn Clock>,
     path: PathBuf,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl SqliteStore {
@@ -137,7 +139,7 @@ impl SqliteStore {
             .await?;
         let bus_is_local = options.bus_is_local;
         let writer = Writer::start(io, connection, connect, Arc::clone(&clock), bus_is_local);
-        Ok(Self { writer, readers, clock, path, _lock: lock })
+        Ok(Self { writer, readers, clock, path, lock })
     }
 
     /// Looks at a data directory without changing anything: what opening it would do.
@@ -149,11 +151,12 @@ impl SqliteStore {
         schema::inspect(&data_dir.join(FILE)).await
     }
 
-    /// Ends the writer after everything that was asked for, and closes the file. Whatever is asked
-    /// for later is `Unavailable`.
+    /// Ends the writer after everything that was asked for, closes the file and gives the directory
+    /// up. Whatever is asked for later is `Unavailable`.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        self.lock.release();
     }
 
     /// Returns where the database is.

@@ -56,7 +56,7 @@ impl Outbox for SqliteStore {
         if shards.held.is_empty() || ids.is_empty() {
             return Ok(0);
         }
-        self.remove("delivered", ids.to_vec()).await
+        self.remove("delivered", None, ids.to_vec()).await
     }
 
     async fn refused(&self, shards: &Shards, id: i64, reason: &str) -> StoreResult<()> {
@@ -78,32 +78,38 @@ impl Outbox for SqliteStore {
     }
 
     async fn acknowledge(&self, group: Group, rows: &[i64]) -> StoreResult<()> {
-        // The group of a topic is its only one, so its word is enough for the row to go.
-        debug_assert!(group.topic().groups().contains(&group));
         if rows.is_empty() {
             return Ok(());
         }
-        self.remove("acknowledge", rows.to_vec()).await.map(drop)
+        // A topic's group is its only one, so its word is enough for the row to go.
+        self.remove("acknowledge", Some(group.topic()), rows.to_vec()).await.map(drop)
     }
 
     async fn bury(&self, group: Group, letter: NewDeadLetter) -> StoreResult<()> {
         self.writer
             .write("bury", move |c, terms| {
-                async move { dead_letter::bury(c, terms, Some(group), &[&letter]).await }.boxed()
+                async move { dead_letter::bury_record(c, terms, group, &letter).await }.boxed()
             })
             .await
     }
 }
 
 impl SqliteStore {
-    async fn remove(&self, name: &'static str, ids: Vec<i64>) -> StoreResult<u64> {
+    async fn remove(
+        &self,
+        name: &'static str,
+        topic: Option<Topic>,
+        ids: Vec<i64>,
+    ) -> StoreResult<u64> {
         let ids = json(&ids)?;
         self.writer
             .write(name, move |c, _| {
                 async move {
                     let sql = "DELETE FROM message_outbox \
-                               WHERE id IN (SELECT e.value FROM json_each($1) e)";
-                    Ok(query(sql).bind(ids).execute(c).await?.rows_affected())
+                               WHERE id IN (SELECT e.value FROM json_each($1) e) \
+                               AND ($2 IS NULL OR topic = $2)";
+                    let removed = query(sql).bind(ids).bind(topic.map(Topic::as_str));
+                    Ok(removed.execute(c).await?.rows_affected())
                 }
                 .boxed()
             })
@@ -188,7 +194,7 @@ async fn refuse(
 ) -> Result<(), Fault> {
     let rows = rows_of(documents(query(ONE).bind(id), connection).await?)?;
     for row in rows {
-        dead_letter::bury(connection, terms, None, &[&letter(&row, reason)]).await?;
+        dead_letter::bury_row(connection, terms, &letter(&row, reason), &row).await?;
         let sql = "DELETE FROM message_outbox WHERE id = $1";
         query(sql).bind(id).execute(&mut *connection).await?;
     }

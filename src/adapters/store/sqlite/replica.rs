@@ -255,19 +255,10 @@ pub(super) async fn memory(
     memory.ok_or(Fault::Outcome(StoreError::NotFound))
 }
 
-/// $1 tenant, $2 after, $3 limit. The newest of what waits and what is delivered.
+/// $1 tenant, $2 after, $3 limit
 const EXPORT: &str = "
-SELECT payload FROM (
-    SELECT r.memory_id, r.payload FROM memory_replica r
-    WHERE r.tenant = $1 AND r.memory_id > $2 AND r.deleted_at IS NULL AND NOT EXISTS (
-        SELECT 1 FROM memory_write_outbox w
-        WHERE w.tenant = r.tenant AND w.memory_id = r.memory_id)
-    UNION ALL
-    SELECT w.memory_id, w.payload->>'memory' FROM memory_write_outbox w
-    WHERE w.tenant = $1 AND w.memory_id > $2 AND w.op = 'put' AND w.id = (
-        SELECT max(o.id) FROM memory_write_outbox o
-        WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id))
-ORDER BY memory_id LIMIT $3";
+SELECT payload FROM memory_replica
+WHERE tenant = $1 AND memory_id > $2 AND deleted_at IS NULL ORDER BY memory_id LIMIT $3";
 
 /// Pages over a tenant's memories in id order.
 pub(super) async fn export(
@@ -291,16 +282,18 @@ pub(super) async fn export(
     Ok(Page { items, next_cursor })
 }
 
-/// $1 session
+/// $1 session, $2 tenant. A memory whose newest undelivered write is a delete is forgotten already.
 const OF_SESSION: &str = "
-SELECT json_group_array(json_array(hex(memory_id), version)) FROM (
-    SELECT r.memory_id, h.version FROM memory_replica r
-    JOIN memory_head h ON h.tenant = r.tenant AND h.memory_id = r.memory_id
-    WHERE r.session_id = $1 AND r.deleted_at IS NULL AND r.tenant = $2
+SELECT json_group_array(json_array(hex(h.memory_id), h.version)) FROM (
+    SELECT memory_id FROM memory_replica
+    WHERE session_id = $1 AND deleted_at IS NULL AND tenant = $2
     UNION
-    SELECT w.memory_id, h.version FROM memory_write_outbox w
-    JOIN memory_head h ON h.tenant = w.tenant AND h.memory_id = w.memory_id
-    WHERE w.session_id = $1 AND w.op = 'put' AND w.tenant = $2)";
+    SELECT memory_id FROM memory_write_outbox
+    WHERE session_id = $1 AND op = 'put' AND tenant = $2) m
+JOIN memory_head h ON h.tenant = $2 AND h.memory_id = m.memory_id
+WHERE 'delete' IS NOT (
+    SELECT w.op FROM memory_write_outbox w WHERE w.tenant = $2 AND w.memory_id = m.memory_id
+    ORDER BY w.id DESC LIMIT 1)";
 
 /// Returns the memories of a session with their newest versions.
 pub(super) async fn of_session(

@@ -27,6 +27,11 @@ DELETE FROM dlq_messages WHERE id IN (
     SELECT id FROM (SELECT id, created_at FROM dlq_messages ORDER BY id LIMIT $2)
     WHERE created_at < $1)";
 
+const INBOX: &str = "
+DELETE FROM inbox WHERE id IN (
+    SELECT id FROM (SELECT id, created_at FROM inbox ORDER BY id LIMIT $2)
+    WHERE created_at < $1)";
+
 /// Steps of turns that have not ended stay, at the front, hence the join before the limit; nothing
 /// behind the first young row is looked at.
 const DONE_STEPS: &str = "
@@ -65,6 +70,7 @@ pub(super) async fn retire(
     for (sql, kept) in [
         (IDEMPOTENCY, retention.idempotency),
         (DEAD_LETTERS, retention.dead_letters),
+        (INBOX, retention.dead_letters),
         (DONE_STEPS, retention.done_steps),
     ] {
         let gone = query(sql).bind(before(terms.now, kept)).bind(SLICE);

@@ -131,6 +131,6 @@ pub(super) async fn bring_up(
         let needed = newest();
         return Err(SchemaError::TooOld { path: path.to_owned(), found, needed }.into());
     }
-    MIGRATIONS.run(connection).await?;
+    MIGRATIONS.run_direct(None, connection, false).await?;
     Ok(())
 }

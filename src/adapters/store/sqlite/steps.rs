@@ -113,7 +113,7 @@ const ANY: &str = "
 SELECT json_array(EXISTS (
     SELECT 1 FROM turn_step WHERE settled_at IS NULL AND status = 'requested'))";
 
-/// $1 limit. A suspect's steps run only while it does itself: alone.
+/// $1 limit. Which ones may start: [`soma_contract::decide::may_start`], in SQL for the limit's sake.
 const REQUESTED: &str = concat!(
     "SELECT json_group_array(json_object('step', ",
     step_json!(),

@@ -223,7 +223,7 @@ async fn history(
     documents(rows, connection).await?.iter().rev().map(|payload| parse(payload)).collect()
 }
 
-/// $1 event, $2 tenant
+/// $1 event, $2 tenant. Of a deleted session only the turns that the deletion ended have an end.
 const MESSAGE: &str = concat!(
     "SELECT json_array(",
     turn_json!(),
@@ -234,7 +234,8 @@ const MESSAGE: &str = concat!(
      WHERE x.session_id = t.session_id AND x.seq = t.end_seq))
 FROM session_events v
 JOIN turn t ON t.session_id = v.session_id AND t.n = v.n AND t.event_id = v.event_id
-WHERE v.event_id = $1 AND t.tenant = $2"
+JOIN session_envelopes s ON s.session_id = v.session_id
+WHERE v.event_id = $1 AND t.tenant = $2 AND (s.deleted_at IS NULL OR t.end_seq IS NOT NULL)"
 );
 
 async fn message(

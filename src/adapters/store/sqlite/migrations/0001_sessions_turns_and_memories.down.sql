@@ -6,6 +6,7 @@ DROP TABLE memory_replica;
 DROP TABLE memory_write_outbox;
 DROP TABLE memory_event;
 DROP TABLE memory_head;
+DROP TABLE inbox;
 DROP TABLE dlq_messages;
 DROP TABLE message_outbox;
 DROP TABLE token_use;

@@ -129,13 +129,16 @@ CREATE TABLE message_outbox (
 CREATE INDEX message_outbox_topic ON message_outbox (topic);
 CREATE INDEX message_outbox_session ON message_outbox (session_id, topic);
 
+-- A letter with headers is a row of the outbox that the bus refused; one with a group is a record
+-- that cannot become work; one with a turn is that turn's failure; else it is a memory write.
 CREATE TABLE dlq_messages (
     id             INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     tenant         TEXT,
     topic          TEXT    NOT NULL,
     consumer_group TEXT,
+    session_id     BLOB,
+    headers        TEXT,
     turn_id        BLOB,
-    event_id       BLOB,
     event          TEXT    NOT NULL,
     error          TEXT    NOT NULL,
     attempts       INTEGER NOT NULL,
@@ -143,9 +146,17 @@ CREATE TABLE dlq_messages (
     created_at     INTEGER NOT NULL,
     replayed_at    INTEGER
 );
-CREATE UNIQUE INDEX dlq_messages_buried ON dlq_messages (consumer_group, event_id)
-    WHERE consumer_group IS NOT NULL AND event_id IS NOT NULL;
 CREATE INDEX dlq_messages_turn ON dlq_messages (turn_id) WHERE turn_id IS NOT NULL;
+CREATE INDEX dlq_messages_session ON dlq_messages (session_id) WHERE session_id IS NOT NULL;
+
+-- Records that were buried, so that reading one again buries nothing twice.
+CREATE TABLE inbox (
+    id             INTEGER NOT NULL PRIMARY KEY,
+    consumer_group TEXT    NOT NULL,
+    event_id       BLOB    NOT NULL,
+    created_at     INTEGER NOT NULL,
+    UNIQUE (consumer_group, event_id)
+);
 
 -- Every memory's newest version, and which events made which versions: a repeated event is known
 -- for as long as its memory, tombstone included.
