@@ -296,8 +296,9 @@ pub enum LayDown {
 #[async_trait]
 pub trait Turns: Send + Sync {
     /// Takes what a process that died left behind, as its successor: for an embedded store at
-    /// start, bumps every epoch and queues every running turn, marking it as a suspect; `started`
-    /// steps are settled by their effect class. A store shared by replicas does nothing here.
+    /// start, bumps every epoch and queues every running turn, marking it as a suspect, as it does
+    /// any other unfinished turn one of whose steps had started; `started` steps are settled by
+    /// their effect class. A store shared by replicas does nothing here.
     ///
     /// # Errors
     ///

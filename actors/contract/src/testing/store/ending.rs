@@ -101,7 +101,9 @@ impl State {
                 ended.extend(self.end_cancelled(turn_id, "cancelled before it ran", now));
             }
         }
-        if !ended.is_empty() && flagged.is_none() {
+        // A turn of the session that nobody asked to cancel may run on.
+        let runs = self.sessions.get(&session_id).is_some_and(|row| row.running.is_some());
+        if !ended.is_empty() && !runs {
             self.release(session_id, now);
         }
         Ok(match (ended.is_empty(), flagged) {

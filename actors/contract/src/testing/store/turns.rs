@@ -1,6 +1,9 @@
 //! Who runs which turn.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -105,6 +108,12 @@ impl Turns for FakeStore {
 impl State {
     fn inherit(&mut self, now: DateTime<Utc>) -> Inherited {
         let mut inherited = Inherited::default();
+        let started: HashSet<TurnId> = self
+            .steps
+            .values()
+            .filter(|row| row.step.status == StepStatus::Started)
+            .map(|row| row.step.turn_id)
+            .collect();
         for row in self.turns.values_mut() {
             if row.turn.status == TurnStatus::Running {
                 row.turn.tries = decide::after_death(row.turn.tries, row.suspect);
@@ -113,6 +122,8 @@ impl State {
                 row.epoch = None;
                 row.ready_at = now;
                 inherited.turns += 1;
+            } else if !row.turn.status.is_over() && started.contains(&row.turn.turn_id) {
+                row.suspect = true;
             }
         }
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
