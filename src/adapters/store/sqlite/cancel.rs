@@ -9,7 +9,6 @@ use soma_contract::{
     turn::TurnStatus,
 };
 use sqlx::{SqliteConnection, query};
-use uuid::Uuid;
 
 use super::{
     end::{Endings, heads},
@@ -198,30 +197,17 @@ async fn forget(
     let memories = replica::of_session(connection, tenant, session_id).await?;
     let deletes: Vec<MemoryWrite> = memories
         .into_iter()
-        .map(|(memory_id, version)| forgetting(terms, tenant, session_id, memory_id, version))
+        .map(|memory| {
+            let event_id = compose::forgetting(tenant, memory.memory_id, memory.version);
+            let memory = Memory {
+                event_id,
+                content: String::new(),
+                metadata: serde_json::Map::new(),
+                written_at: terms.now,
+                ..memory
+            };
+            MemoryWrite { op: MemoryOp::Delete, memory }
+        })
         .collect();
     memory_write::enqueue(connection, terms, &deletes).await.map(drop)
-}
-
-fn forgetting(
-    terms: Terms,
-    tenant: &TenantId,
-    session_id: SessionId,
-    memory_id: Uuid,
-    version: u64,
-) -> MemoryWrite {
-    let memory = Memory {
-        memory_id,
-        tenant: tenant.clone(),
-        session_id: Some(session_id),
-        persona_id: None,
-        role: String::new(),
-        kind: String::new(),
-        content: String::new(),
-        metadata: serde_json::Map::new(),
-        event_id: compose::forgetting(tenant, memory_id, version),
-        version: 0,
-        written_at: terms.now,
-    };
-    MemoryWrite { op: MemoryOp::Delete, memory }
 }

@@ -232,8 +232,8 @@ const REPLAY_TURN: &str = "
 UPDATE dlq_messages SET replayed_at = $2 WHERE id = $3
     AND EXISTS (SELECT 1 FROM turn WHERE turn_id = unhex($1) AND status = 'failed');
 UPDATE turn SET status = 'queued', replay = replay + 1, attempts = 0, panics = 0, deaths = 0,
-    suspect = 0, reason = NULL, waiting_since = NULL, not_before = NULL, cancel_requested = 0,
-    owner = NULL, ended_at = NULL, end_seq = NULL, ready_at = $2, worked_ms = 0,
+    reason = NULL, waiting_since = NULL, not_before = NULL, cancel_requested = 0,
+    owner = NULL, epoch = epoch + 1, ended_at = NULL, end_seq = NULL, ready_at = $2, worked_ms = 0,
     worked_before_ms = 0
 WHERE turn_id = unhex($1) AND status = 'failed'
 RETURNING json_array(hex(session_id));";
@@ -252,11 +252,10 @@ pub(super) async fn replay(
         return Ok(sessions.first().map_or(Replayed::Already, |&id| Replayed::Turn(id)));
     }
     if letter.topic == memory_write::SOURCE {
-        if letter.replayed_at.is_some() {
+        let write: MemoryWrite = parse(&letter.event.to_string())?;
+        if !memory_write::again(connection, terms, &write).await? {
             return Ok(Replayed::Already);
         }
-        let write: MemoryWrite = parse(&letter.event.to_string())?;
-        memory_write::again(connection, terms, &write).await?;
     } else if let Some(done) = send_again(connection, terms, &letter).await? {
         return Ok(done);
     }

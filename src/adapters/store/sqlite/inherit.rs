@@ -17,7 +17,7 @@ use super::{
     end::heads,
     fault::Fault,
     log::{self, Log, Sent},
-    row::{StepRow, TurnRow, array, json, micros, step_json, turn_json},
+    row::{Query, StepRow, TurnRow, array, json, micros, step_json, turn_json},
     writer::Terms,
 };
 
@@ -83,23 +83,33 @@ pub(super) async fn started(
     connection: &mut SqliteConnection,
     owner: Option<String>,
 ) -> Result<Vec<Started>, Fault> {
-    array(query(STARTED).bind(owner), connection).await
+    in_order(query(STARTED).bind(owner), connection).await
 }
 
-/// $1 rows, $2 now: row, status, result, place of the `tool.result` event. The epoch passes.
+/// Reads steps with their turns in the order of journaling.
+pub(super) async fn in_order(
+    steps: Query,
+    connection: &mut SqliteConnection,
+) -> Result<Vec<Started>, Fault> {
+    let mut found: Vec<Started> = array(steps, connection).await?;
+    found.sort_by_key(|found| found.step.id);
+    Ok(found)
+}
+
+/// $1 `[[row, status, result], …]`, $2 now. The epoch passes.
 const LOSE: &str = "
-UPDATE turn_step SET status = r.status, result = r.result, end_seq = r.end_seq, owner = NULL,
+UPDATE turn_step SET status = r.status, result = r.result, owner = NULL,
     epoch = epoch + 1, settled_at = iif(r.status = 'requested', NULL, $2)
-FROM (SELECT e.value->>0 AS id, e.value->>1 AS status, e.value->>2 AS result,
-             e.value->>3 AS end_seq FROM json_each($1) e) r
+FROM (SELECT e.value->>0 AS id, e.value->>1 AS status, e.value->>2 AS result
+      FROM json_each($1) e) r
 WHERE turn_step.id = r.id;
 ";
 
 #[derive(Debug, Serialize)]
-struct LostRow(i64, StepStatus, String, Option<u64>);
+struct LostRow(i64, StepStatus, String);
 
-/// Treats started steps as lost, each by its effect class; returns what became of them. Steps of
-/// turns that have ended get no event: the terminal one is the turn's last.
+/// Treats started steps as lost, each by its effect class; returns what became of those whose turn
+/// goes on. The others get no event: the terminal one is a turn's last.
 pub(super) async fn lose(
     connection: &mut SqliteConnection,
     terms: Terms,
@@ -116,7 +126,9 @@ pub(super) async fn lose(
     for Started { step, turn } in started {
         let over = turn.status.is_over();
         let fate = decide::after_loss(step.effect, over || turn.cancel_requested);
-        fates.push(fate);
+        if !over {
+            fates.push(fate);
+        }
         let place = StepPlace { n: turn.n, persona_id: turn.persona_id.as_deref() };
         let outcome = match fate {
             StepStatus::Unknown => compose::lost(),
@@ -125,13 +137,14 @@ pub(super) async fn lose(
                 let step_again = step.step()?;
                 let record = compose::tool_request_record(&step_again, place);
                 records.push((record, Some(step_again.effect_id)));
-                rows.push(LostRow(step.id, fate, "null".to_owned(), None));
+                rows.push(LostRow(step.id, fate, "null".to_owned()));
                 continue;
             }
         };
-        let end_seq =
-            if over { None } else { Some(tell(&mut log, &mut records, step, place, &outcome)?) };
-        rows.push(LostRow(step.id, fate, json(&outcome)?, end_seq));
+        if !over {
+            tell(&mut log, &mut records, step, place, &outcome)?;
+        }
+        rows.push(LostRow(step.id, fate, json(&outcome)?));
     }
     log.write(connection, terms).await?;
     log::send(connection, terms, &records).await?;

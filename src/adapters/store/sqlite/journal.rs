@@ -1,13 +1,14 @@
 //! Journaling a model's answer and the calls that follow: progress.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 use soma_contract::{
-    TurnId,
+    EffectId, TurnId,
     compose::{self, StepPlace},
     port::store::{JournalEntry, StoreError, StoreResult},
-    turn::{Step, StepStatus},
+    tool::Effect,
+    turn::{Step, StepKind, StepStatus},
 };
 use sqlx::{SqliteConnection, query};
 
@@ -25,17 +26,19 @@ const TURNS: &str = concat!(
     ") FROM json_each($1) e CROSS JOIN turn t ON t.turn_id = unhex(e.value)"
 );
 
-/// $1: `[effect, …]`
+/// $1: `[[turn, step, place], …]`
 const KNOWN: &str = "
 SELECT json_group_array(hex(p.effect_id))
 FROM json_each($1) e CROSS JOIN turn_step p
     ON p.turn_id = unhex(e.value->>0) AND p.step = e.value->>1 AND p.place = e.value->>2";
 
-/// $1 turns, $2 steps, $3 now
+/// $1 turns, $2 steps, $3 now. Only a newly journaled step is progress; a repetition is none.
 const WRITE: &str = "
-UPDATE turn SET attempts = 0, panics = 0, deaths = 0, waiting_since = NULL,
-    worked_ms = worked_before_ms + r.worked_ms
-FROM (SELECT e.value->>0 AS id, e.value->>1 AS worked_ms FROM json_each($1) e) r
+UPDATE turn SET worked_ms = max(turn.worked_ms, worked_before_ms + r.worked_ms),
+    attempts = iif(r.news, 0, attempts), panics = iif(r.news, 0, panics),
+    deaths = iif(r.news, 0, deaths), waiting_since = iif(r.news, NULL, waiting_since)
+FROM (SELECT e.value->>0 AS id, e.value->>1 AS worked_ms, e.value->>2 AS news
+      FROM json_each($1) e) r
 WHERE turn.id = r.id;
 
 INSERT INTO turn_step (turn_id, step, place, effect_id, kind, status, effect, name, call_id,
@@ -76,60 +79,78 @@ impl Operation for Journal {
         requests: &[Self],
     ) -> Result<Vec<StoreResult<()>>, Fault> {
         let turns = turns(connection, requests.iter().map(|request| request.turn_id)).await?;
+        let known = known(connection, requests).await?;
         let mut progress = Vec::new();
         let mut steps = Vec::new();
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
-            match turns.get(&request.turn_id).filter(|turn| turn.runs(request.epoch)) {
-                None => answers.push(Err(StoreError::Fenced)),
-                Some(turn) => {
-                    progress.push((turn.id, request.entry.worked_ms));
-                    let entry = request.entry.answer.iter().chain(&request.entry.calls);
-                    steps.extend(entry.map(|step| (turn, step)));
-                    answers.push(Ok(()));
-                }
-            }
+            let running = turns.get(&request.turn_id).filter(|turn| turn.runs(request.epoch));
+            let Some(turn) = running else {
+                answers.push(Err(StoreError::Fenced));
+                continue;
+            };
+            let before = steps.len();
+            let new = request.steps().filter(|step| !known.contains(&step.effect_id));
+            steps.extend(new.map(|step| (turn, step)));
+            progress.push((turn.id, request.entry.worked_ms, steps.len() > before));
+            answers.push(Ok(()));
         }
-        if progress.is_empty() {
-            return Ok(answers);
+        if !progress.is_empty() {
+            write(connection, terms, &progress, &steps).await?;
         }
-        send_requests(connection, terms, &steps).await?;
-        let rows: Vec<StepColumns<'_>> =
-            steps.iter().map(|(_, step)| columns(step)).collect::<Result<_, Fault>>()?;
-        query(WRITE)
-            .bind(json(&progress)?)
-            .bind(json(&rows)?)
-            .bind(micros(terms.now))
-            .execute(connection)
-            .await?;
         Ok(answers)
     }
 }
 
-/// Writes the records of calls that are new: a repetition sends nothing twice.
-async fn send_requests(
+impl Journal {
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.entry.answer.iter().chain(&self.entry.calls)
+    }
+}
+
+/// Returns which of the steps are journaled already.
+async fn known(
+    connection: &mut SqliteConnection,
+    requests: &[Journal],
+) -> Result<HashSet<EffectId>, Fault> {
+    let places: Vec<_> = requests
+        .iter()
+        .flat_map(Journal::steps)
+        .map(|step| (hex(step.turn_id.0), step.step, step.index))
+        .collect();
+    if places.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let known: Vec<EffectId> = array(query(KNOWN).bind(json(&places)?), connection).await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Writes progress (turn, its work in ms, whether there is a new step) and new steps, with the
+/// records of the calls that ask to be run.
+async fn write(
     connection: &mut SqliteConnection,
     terms: Terms,
+    progress: &[(i64, u64, bool)],
     steps: &[(&TurnRow, &Step)],
 ) -> Result<(), Fault> {
-    let requested: Vec<_> =
-        steps.iter().filter(|(_, step)| step.status == StepStatus::Requested).collect();
-    if requested.is_empty() {
-        return Ok(());
-    }
-    let places: Vec<_> =
-        requested.iter().map(|(_, step)| (hex(step.turn_id.0), step.step, step.index)).collect();
-    let known: Vec<soma_contract::EffectId> =
-        array(query(KNOWN).bind(json(&places)?), connection).await?;
-    let records: Vec<Sent> = requested
+    let records: Vec<Sent> = steps
         .iter()
-        .filter(|(_, step)| !known.contains(&step.effect_id))
+        .filter(|(_, step)| step.status == StepStatus::Requested)
         .map(|(turn, step)| {
             let place = StepPlace { n: turn.n, persona_id: turn.persona_id.as_deref() };
             (compose::tool_request_record(step, place), Some(step.effect_id))
         })
         .collect();
-    log::send(connection, terms, &records).await
+    log::send(connection, terms, &records).await?;
+    let rows: Vec<StepColumns<'_>> =
+        steps.iter().map(|(_, step)| columns(step)).collect::<Result<_, Fault>>()?;
+    query(WRITE)
+        .bind(json(progress)?)
+        .bind(json(&rows)?)
+        .bind(micros(terms.now))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Turn, step, place, effect id, kind, status, effect, name, call id, input hash, arguments,
@@ -140,9 +161,9 @@ struct StepColumns<'s>(
     u32,
     u32,
     String,
-    soma_contract::turn::StepKind,
+    StepKind,
     StepStatus,
-    soma_contract::tool::Effect,
+    Effect,
     &'s str,
     &'s str,
     &'s str,

@@ -156,7 +156,8 @@ const PENDING: &str = "
 SELECT json_array(w.id, w.attempts, w.payload) FROM memory_write_outbox w
 WHERE w.not_before <= $1 AND NOT EXISTS (
     SELECT 1 FROM memory_write_outbox o
-    WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id AND o.id < w.id)
+    WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id
+        AND o.version < w.version)
 ORDER BY w.id LIMIT $2";
 
 /// Returns writes that may be delivered now, of each memory only the earliest.
@@ -239,17 +240,24 @@ pub(super) async fn refuse(
     Ok(())
 }
 
-/// $1: `[tenant, memory, version, session, op, payload]`, $2 now
+/// $1: `[tenant, memory, version, session, op, payload]`, $2 now. What waits, or was overtaken in
+/// the replica, does not wait again.
 const AGAIN: &str = "
 INSERT INTO memory_write_outbox (tenant, memory_id, version, session_id, op, payload, created_at)
-SELECT $1->>0, unhex($1->>1), $1->>2, unhex($1->>3), $1->>4, $1->>5, $2";
+SELECT $1->>0, unhex($1->>1), $1->>2, unhex($1->>3), $1->>4, $1->>5, $2
+WHERE NOT EXISTS (SELECT 1 FROM memory_write_outbox w
+                  WHERE w.tenant = $1->>0 AND w.memory_id = unhex($1->>1) AND w.version = $1->>2)
+    AND NOT EXISTS (SELECT 1 FROM memory_replica r
+                    WHERE r.tenant = $1->>0 AND r.memory_id = unhex($1->>1)
+                        AND r.version >= $1->>2)";
 
-/// Puts a write that had been refused back to those that wait, with its version.
+/// Puts a write that had been refused back to those that wait, with its version; returns whether
+/// that was of use.
 pub(super) async fn again(
     connection: &mut SqliteConnection,
     terms: Terms,
     write: &MemoryWrite,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let memory = &write.memory;
     let row = (
         &memory.tenant,
@@ -259,6 +267,6 @@ pub(super) async fn again(
         write.op,
         json(write)?,
     );
-    query(AGAIN).bind(json(&row)?).bind(micros(terms.now)).execute(connection).await?;
-    Ok(())
+    let queued = query(AGAIN).bind(json(&row)?).bind(micros(terms.now)).execute(connection).await?;
+    Ok(queued.rows_affected() > 0)
 }

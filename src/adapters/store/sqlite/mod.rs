@@ -5,8 +5,8 @@
 //! power cut.
 //!
 //! Decided here, where the port leaves it open:
-//! - a turn is a suspect from the process's death until it ends, whatever progress it makes; the
-//!   steps of a suspect are only claimed while the suspect itself runs, so that they are alone too;
+//! - a turn is a suspect from the process's death on, whatever progress it makes and however often
+//!   it is replayed;
 //! - a turn's epoch passes with every claim, lay-down, inheritance and deletion, hence a run is
 //!   fenced by its turn's row alone;
 //! - no turn waits for a person yet, so the backlog is every unfinished turn;

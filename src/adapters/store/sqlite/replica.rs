@@ -205,12 +205,21 @@ fn match_any(words: &[String]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ")
 }
 
-/// The newest undelivered write of each memory, newest first.
-const NEWEST_PENDING: &str = "
-SELECT w.payload FROM memory_write_outbox w
-WHERE w.tenant = $1 AND w.id = (SELECT max(o.id) FROM memory_write_outbox o
-    WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id)
-ORDER BY w.id DESC LIMIT $2";
+/// The newest undelivered write `w` of each memory of the tenant $1, unless the replica has passed
+/// it.
+macro_rules! current_write {
+    () => {
+        "FROM memory_write_outbox w
+LEFT JOIN memory_replica r ON r.tenant = w.tenant AND r.memory_id = w.memory_id
+WHERE w.tenant = $1 AND w.version > coalesce(r.version, 0) AND w.version = (
+    SELECT max(o.version) FROM memory_write_outbox o
+    WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id) "
+    };
+}
+
+/// $1 tenant, $2 limit
+const NEWEST_PENDING: &str =
+    concat!("SELECT w.payload ", current_write!(), "ORDER BY w.id DESC LIMIT $2");
 
 async fn newest_pending(
     connection: &mut SqliteConnection,
@@ -235,13 +244,13 @@ fn matching(pending: &[MemoryWrite], words: &[String], wanted: &MemoryQuery) -> 
         .collect()
 }
 
-/// $1 tenant, $2 memory
-const ONE: &str = "
-SELECT coalesce(
-    (SELECT iif(w.op = 'put', w.payload->>'memory', 'null') FROM memory_write_outbox w
-     WHERE w.tenant = $1 AND w.memory_id = $2 ORDER BY w.id DESC LIMIT 1),
-    (SELECT r.payload FROM memory_replica r WHERE r.tenant = $1 AND r.memory_id = $2),
-    'null')";
+/// $1 tenant, $2 memory: as it is with all writes delivered, null if there is none.
+const ONE: &str = concat!(
+    "SELECT coalesce((SELECT iif(w.op = 'put', w.payload->>'memory', 'null') ",
+    current_write!(),
+    "AND w.memory_id = $2),
+    (SELECT payload FROM memory_replica WHERE tenant = $1 AND memory_id = $2), 'null')"
+);
 
 /// Returns one memory, undelivered writes included.
 pub(super) async fn memory(
@@ -282,27 +291,30 @@ pub(super) async fn export(
     Ok(Page { items, next_cursor })
 }
 
-/// $1 session, $2 tenant. A memory whose newest undelivered write is a delete is forgotten already.
-const OF_SESSION: &str = "
-SELECT json_group_array(json_array(hex(h.memory_id), h.version)) FROM (
+/// $1 tenant, $2 session
+const NAMED_BY_SESSION: &str = "
+SELECT json_group_array(hex(memory_id)) FROM (
     SELECT memory_id FROM memory_replica
-    WHERE session_id = $1 AND deleted_at IS NULL AND tenant = $2
+    WHERE session_id = $2 AND deleted_at IS NULL AND tenant = $1
     UNION
-    SELECT memory_id FROM memory_write_outbox
-    WHERE session_id = $1 AND op = 'put' AND tenant = $2) m
-JOIN memory_head h ON h.tenant = $2 AND h.memory_id = m.memory_id
-WHERE 'delete' IS NOT (
-    SELECT w.op FROM memory_write_outbox w WHERE w.tenant = $2 AND w.memory_id = m.memory_id
-    ORDER BY w.id DESC LIMIT 1)";
+    SELECT memory_id FROM memory_write_outbox WHERE session_id = $2 AND tenant = $1)";
 
-/// Returns the memories of a session with their newest versions.
+/// Returns the memories of a session, undelivered ones included.
 pub(super) async fn of_session(
     connection: &mut SqliteConnection,
     tenant: &TenantId,
     session_id: SessionId,
-) -> Result<Vec<(Uuid, u64)>, Fault> {
-    let rows = query(OF_SESSION).bind(blob(session_id.0)).bind(tenant.0.clone());
-    array(rows, connection).await
+) -> Result<Vec<Memory>, Fault> {
+    let named = query(NAMED_BY_SESSION).bind(tenant.0.clone()).bind(blob(session_id.0));
+    let named: Vec<Uuid> = array(named, connection).await?;
+    let mut memories = Vec::with_capacity(named.len());
+    for memory_id in named {
+        let rows = query(ONE).bind(tenant.0.clone()).bind(blob(memory_id));
+        let found = documents(rows, connection).await?;
+        let memory: Option<Memory> = parse(found.first().map_or("null", String::as_str))?;
+        memories.extend(memory.filter(|memory| memory.session_id == Some(session_id)));
+    }
+    Ok(memories)
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ macro_rules! step_json {
          'session_id',hex(t.session_id),'tenant',t.tenant,'step',p.step,'place',p.place,\
          'kind',p.kind,'status',p.status,'effect',p.effect,'name',p.name,'call_id',p.call_id,\
          'input_hash',p.input_hash,'arguments',p.arguments,'result',p.result,'epoch',p.epoch,\
-         'start_seq',p.start_seq,'end_seq',p.end_seq,'trace',p.trace)"
+         'start_seq',p.start_seq,'trace',p.trace)"
     };
 }
 
@@ -229,7 +229,6 @@ pub(super) struct StepRow {
     result: String,
     pub(super) epoch: u64,
     pub(super) start_seq: Option<u64>,
-    pub(super) end_seq: Option<u64>,
     trace: String,
 }
 

@@ -23,7 +23,7 @@ use super::{
     inherit::{self, Started},
     log::{self, Log, Sent},
     memory_write,
-    row::{StepRow, TurnRow, array, hex, integer, json, micros, step_json, turn_json},
+    row::{TurnRow, array, hex, integer, json, micros, step_json, turn_json},
     turns::beat,
     writer::{Operation, Terms},
 };
@@ -85,11 +85,12 @@ impl Steps for SqliteStore {
                 async move {
                     // Only what is still as it was when it was found to be nobody's.
                     let held = inherit::by_effect(inherit::started(c, Some(owner)).await?)?;
-                    let lost: Vec<Started> = held
+                    let mut lost: Vec<Started> = held
                         .into_iter()
                         .filter(|(effect, held)| orphans.get(effect) == Some(&held.step.epoch))
                         .map(|(_, held)| held)
                         .collect();
+                    lost.sort_by_key(|lost| lost.step.id);
                     let fates = inherit::lose(c, terms, &lost).await?;
                     Ok(u64::try_from(fates.len()).unwrap_or(u64::MAX))
                 }
@@ -145,7 +146,7 @@ async fn claim_steps(
     owner: &Owner,
     limit: u32,
 ) -> Result<Vec<ClaimedStep>, Fault> {
-    let found: Vec<Started> = array(query(REQUESTED).bind(limit), connection).await?;
+    let found = inherit::in_order(query(REQUESTED).bind(limit), connection).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -172,7 +173,6 @@ async fn claim_steps(
         .bind(terms.bus_is_local)
         .execute(connection)
         .await?;
-    claimed.sort_by_key(|claimed| claimed.seq);
     Ok(claimed)
 }
 
@@ -233,13 +233,13 @@ CROSS JOIN turn t ON t.turn_id = p.turn_id"
 
 /// $1 rows, $2 now
 const SETTLED: &str = "
-UPDATE turn_step SET status = r.status, result = r.result, end_seq = r.end_seq, settled_at = $2
-FROM (SELECT e.value->>0 AS id, e.value->>1 AS status, e.value->>2 AS result,
-             e.value->>3 AS end_seq FROM json_each($1) e) r
+UPDATE turn_step SET status = r.status, result = r.result, settled_at = $2
+FROM (SELECT e.value->>0 AS id, e.value->>1 AS status, e.value->>2 AS result
+      FROM json_each($1) e) r
 WHERE turn_step.id = r.id";
 
 #[derive(Debug, Serialize)]
-struct SettledRow(i64, StepStatus, String, u64);
+struct SettledRow(i64, StepStatus, String);
 
 async fn by_effects(
     connection: &mut SqliteConnection,
@@ -264,7 +264,7 @@ impl Operation for Settle {
         let sessions: HashSet<SessionId> =
             found.values().map(|found| found.turn.session_id).collect();
         let mut log = heads(connection, &sessions).await?;
-        let mut settled: HashMap<EffectId, u64> = HashMap::new();
+        let mut settled: HashSet<EffectId> = HashSet::new();
         let (mut rows, mut records, mut memory) = (Vec::new(), Vec::<Sent>::new(), Vec::new());
         let mut places = Vec::with_capacity(requests.len());
         for request in requests {
@@ -272,22 +272,16 @@ impl Operation for Settle {
                 places.push(Err(StoreError::Fenced));
                 continue;
             };
-            if let Some(&seq) = settled.get(&request.effect_id) {
-                places.push(Ok((turn.session_id, seq)));
-                continue;
-            }
-            if step.status != StepStatus::Started || step.epoch != request.epoch {
-                places.push(repeated(step, turn, request));
-                continue;
-            }
-            if turn.status.is_over() {
+            let held = step.status == StepStatus::Started && step.epoch == request.epoch;
+            let first = held && !settled.contains(&request.effect_id);
+            if !first || turn.status.is_over() {
                 places.push(Err(StoreError::Fenced));
                 continue;
             }
             let seq = inherit::tell(&mut log, &mut records, step, place(turn), &request.outcome)?;
-            settled.insert(request.effect_id, seq);
+            settled.insert(request.effect_id);
             let status = compose::settled_as(request.outcome.status);
-            rows.push(SettledRow(step.id, status, json(&request.outcome)?, seq));
+            rows.push(SettledRow(step.id, status, json(&request.outcome)?));
             memory.extend(request.memory.iter().cloned());
             places.push(Ok((turn.session_id, seq)));
         }
@@ -305,19 +299,5 @@ impl Operation for Settle {
                 place.map(|(session, seq)| Appended { seq, more: more.contains(&session) })
             })
             .collect())
-    }
-}
-
-/// Answers a repetition after an unknown outcome with what is stored.
-fn repeated(
-    step: &StepRow,
-    turn: &TurnRow,
-    request: &Settle,
-) -> Result<(SessionId, u64), StoreError> {
-    match step.end_seq {
-        Some(seq) if step.status.is_settled() && step.epoch == request.epoch => {
-            Ok((turn.session_id, seq))
-        }
-        _ => Err(StoreError::Fenced),
     }
 }

@@ -344,8 +344,8 @@ async fn tool_steps_are_claimed_settled_and_fenced() {
     let pure = &again[0].step;
     let settled = store.settle(pure.effect_id, pure.epoch, outcome(), vec![]).await.unwrap();
     assert_eq!((settled.seq, settled.more), (4, false));
-    let repeated = store.settle(pure.effect_id, pure.epoch, outcome(), vec![]).await.unwrap();
-    assert_eq!(repeated, settled);
+    let repeated = store.settle(pure.effect_id, pure.epoch, outcome(), vec![]).await;
+    assert_eq!(repeated, Err(StoreError::Fenced));
     assert_eq!(store.lose_orphans(&owner(), &[once.effect_id]).await.unwrap(), 0);
     assert_eq!(store.lose_orphans(&owner(), &[]).await.unwrap(), 1);
     let journal = store.steps(turn_id).await.unwrap();

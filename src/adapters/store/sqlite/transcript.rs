@@ -228,7 +228,8 @@ const MESSAGE: &str = concat!(
     "SELECT json_array(",
     turn_json!(),
     ", (SELECT count(*) FROM turn o
-        WHERE o.session_id = t.session_id AND o.n < t.n AND o.ended_at IS NULL),
+        WHERE o.session_id = t.session_id AND o.n < t.n AND o.ended_at IS NULL
+            AND t.ended_at IS NULL),
     (SELECT count(*) FROM turn_step p WHERE p.turn_id = t.turn_id),
     (SELECT x.payload FROM session_events x
      WHERE x.session_id = t.session_id AND x.seq = t.end_seq))

@@ -84,7 +84,6 @@ CREATE TABLE turn_step (
     epoch      INTEGER NOT NULL DEFAULT 0,
     owner      TEXT,
     start_seq  INTEGER,
-    end_seq    INTEGER,
     trace      TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     settled_at INTEGER,
@@ -188,7 +187,7 @@ CREATE TABLE memory_write_outbox (
     last_error TEXT,
     created_at INTEGER NOT NULL
 );
-CREATE INDEX memory_write_outbox_memory ON memory_write_outbox (tenant, memory_id);
+CREATE INDEX memory_write_outbox_memory ON memory_write_outbox (tenant, memory_id, version);
 CREATE INDEX memory_write_outbox_session ON memory_write_outbox (session_id)
     WHERE session_id IS NOT NULL;
 
