@@ -15,7 +15,7 @@ use sqlx::{SqliteConnection, query};
 use super::{
     fault::Fault,
     row::{documents, hex, json, micros, name, parse},
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 /// $1: `[[tenant, route, key, event, session], …]`
@@ -122,6 +122,13 @@ pub(super) fn answer(
 /// Session, event id, turn, n and seq of a stored message.
 type Stored = (SessionId, EventId, TurnId, u64, u64);
 
+/// Tenant, route, key, body hash, and the stored message.
+type FoundKey = (TenantId, String, String, String, SessionId, EventId, TurnId, u64, u64);
+/// Tenant, whether it is a message, and the stored message.
+type FoundEvent = (TenantId, u8, SessionId, EventId, TurnId, u64, u64);
+/// Session, tenant, whether it is deleted, last n, last seq.
+type FoundSession = (SessionId, TenantId, u8, u64, u64);
+
 const fn accepted((session_id, event_id, turn_id, n, seq): Stored) -> Accepted {
     Accepted { session_id, event_id, turn_id, n, seq, replayed: true }
 }
@@ -144,18 +151,16 @@ async fn read(connection: &mut SqliteConnection, requests: &[Accept]) -> Result<
     let mut documents = found.iter();
     let mut next = || documents.next().map_or("[]", String::as_str);
     let mut known = Known::default();
-    type KeyRow = (TenantId, String, String, String, SessionId, EventId, TurnId, u64, u64);
-    for (tenant, route, key, hash, session, event, turn, n, seq) in parse::<Vec<KeyRow>>(next())? {
+    for (tenant, route, key, hash, session, event, turn, n, seq) in parse::<Vec<FoundKey>>(next())?
+    {
         let stored = accepted((session, event, turn, n, seq));
         known.keys.insert((tenant, route, key), (hash, stored));
     }
-    type EventRow = (TenantId, u8, SessionId, EventId, TurnId, u64, u64);
-    for (tenant, is_message, session, event, turn, n, seq) in parse::<Vec<EventRow>>(next())? {
+    for (tenant, is_message, session, event, turn, n, seq) in parse::<Vec<FoundEvent>>(next())? {
         let stored = (is_message != 0).then(|| accepted((session, event, turn, n, seq)));
         known.events.insert(event, TakenId { tenant, accepted: stored });
     }
-    type SessionRow = (SessionId, TenantId, u8, u64, u64);
-    for (session, tenant, deleted, last_n, last_seq) in parse::<Vec<SessionRow>>(next())? {
+    for (session, tenant, deleted, last_n, last_seq) in parse::<Vec<FoundSession>>(next())? {
         let head = SessionHead { tenant, deleted: deleted != 0, last_n, last_seq };
         known.sessions.insert(session, head);
     }

@@ -15,7 +15,7 @@ use super::{
     fault::Fault,
     memory_write, replica,
     row::{TurnRow, array, blob, integer, json, micros, turn_json},
-    writer::Terms,
+    work::Terms,
 };
 
 /// $1 session, $2 tenant: whether it is deleted.

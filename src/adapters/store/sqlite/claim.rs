@@ -17,7 +17,7 @@ use super::{
     row::{
         StepRow, TurnRow, documents, hex, json, micros, parse, refused, step_json, time, turn_json,
     },
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 /// The lowest unfinished turn of each session `e.value` of $1.

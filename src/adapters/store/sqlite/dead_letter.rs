@@ -17,7 +17,7 @@ use super::{
     fault::Fault,
     memory_write,
     row::{array, documents, hex, json, micros, parse, refused, time},
-    writer::Terms,
+    work::Terms,
 };
 
 /// The most characters of an error that are kept.

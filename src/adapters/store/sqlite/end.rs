@@ -19,7 +19,7 @@ use super::{
     log::Log,
     memory_write,
     row::{TurnRow, array, hex, json, micros},
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 /// $1: `[session, …]`

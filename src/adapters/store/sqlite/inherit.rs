@@ -18,7 +18,7 @@ use super::{
     fault::Fault,
     log::{self, Log, Sent},
     row::{Query, StepRow, TurnRow, array, json, micros, step_json, turn_json},
-    writer::Terms,
+    work::Terms,
 };
 
 const RUNNING: &str =

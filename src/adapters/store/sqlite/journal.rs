@@ -16,7 +16,7 @@ use super::{
     fault::Fault,
     log::{self, Sent},
     row::{TurnRow, array, hex, json, micros, turn_json},
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 /// $1: `[turn, …]`

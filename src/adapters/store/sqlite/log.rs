@@ -10,7 +10,7 @@ use sqlx::{SqliteConnection, query};
 use super::{
     fault::Fault,
     row::{hex, json, micros},
-    writer::Terms,
+    work::Terms,
 };
 
 /// $1 sessions, $2 events, $3 now, $4 whether the events are records too

@@ -19,7 +19,7 @@ use super::{
     fault::Fault,
     log,
     row::{array, documents, hex, json, micros, parse},
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 /// Where a memory write that was refused comes from, in the dead letters.

@@ -39,6 +39,7 @@ mod suite;
 mod tests;
 mod transcript;
 mod turns;
+mod work;
 mod writer;
 
 use std::{

@@ -24,18 +24,7 @@ use super::{
     SqliteStore, dead_letter,
     fault::Fault,
     row::{documents, json, parse, refused, time},
-    writer::Terms,
-};
-
-const _: () = {
-    let mut topic = 0;
-    while topic < Topic::ALL.len() {
-        assert!(
-            Topic::ALL[topic].groups().len() <= 1,
-            "a second group needs acknowledgements per (row, group)"
-        );
-        topic += 1;
-    }
+    work::Terms,
 };
 
 #[async_trait]
@@ -49,7 +38,7 @@ impl Outbox for SqliteStore {
             return Ok(Vec::new());
         }
         let rows = query(ROWS).bind(limit);
-        Ok(rows_of(documents(rows, &mut *self.reader().await?).await?)?)
+        Ok(rows_of(&documents(rows, &mut *self.reader().await?).await?)?)
     }
 
     async fn delivered(&self, shards: &Shards, ids: &[i64]) -> StoreResult<u64> {
@@ -73,7 +62,7 @@ impl Outbox for SqliteStore {
 
     async fn records(&self, group: Group, skip: &[i64], limit: u32) -> StoreResult<Vec<Record>> {
         let rows = query(OF_TOPIC).bind(group.topic().as_str()).bind(json(skip)?).bind(limit);
-        let rows = rows_of(documents(rows, &mut *self.reader().await?).await?)?;
+        let rows = rows_of(&documents(rows, &mut *self.reader().await?).await?)?;
         Ok(rows.into_iter().map(record).collect())
     }
 
@@ -151,19 +140,18 @@ struct StoredRow {
     created_at: i64,
 }
 
-fn rows_of(found: Vec<String>) -> Result<Vec<OutboxRow>, Fault> {
+fn rows_of(found: &[String]) -> Result<Vec<OutboxRow>, Fault> {
     found.iter().map(|json| row(parse(json)?)).collect()
 }
 
 fn row(stored: StoredRow) -> Result<OutboxRow, Fault> {
     let topic = Topic::named(&stored.topic)
         .ok_or_else(|| refused(&format_args!("`{}` is no topic of ours", stored.topic)))?;
-    let headers = match &stored.headers {
-        Some(headers) => parse(headers)?,
-        None => {
-            let event: Event = parse(&stored.payload)?;
-            compose::headers(&stored.tenant.unwrap_or_else(TenantId::public), &event)
-        }
+    let headers = if let Some(headers) = &stored.headers {
+        parse(headers)?
+    } else {
+        let event: Event = parse(&stored.payload)?;
+        compose::headers(&stored.tenant.unwrap_or_else(TenantId::public), &event)
     };
     Ok(OutboxRow {
         id: stored.id,
@@ -192,7 +180,7 @@ async fn refuse(
     id: i64,
     reason: &str,
 ) -> Result<(), Fault> {
-    let rows = rows_of(documents(query(ONE).bind(id), connection).await?)?;
+    let rows = rows_of(&documents(query(ONE).bind(id), connection).await?)?;
     for row in rows {
         dead_letter::bury_row(connection, terms, &letter(&row, reason), &row).await?;
         let sql = "DELETE FROM message_outbox WHERE id = $1";
@@ -218,5 +206,17 @@ fn letter(row: &OutboxRow, reason: &str) -> NewDeadLetter {
         error: reason.to_owned(),
         attempts: 1,
         trace: TraceContext(trace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_topic_needs_acknowledgements_of_two_groups() {
+        for topic in Topic::ALL {
+            assert!(topic.groups().len() <= 1, "`{}` needs them per (row, group)", topic.as_str());
+        }
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     fault::Fault,
     row::{array, blob, documents, hex, integer, json, micros, parse, refused},
-    writer::Terms,
+    work::Terms,
 };
 
 /// Undelivered writes of a tenant that a search looks at: the newest.

@@ -10,7 +10,7 @@ use super::{
     fault::Fault,
     row::{documents, micros, parse},
     turns::age_ms,
-    writer::Terms,
+    work::Terms,
 };
 
 /// Rows of each kind that one call removes at most, so that no commit waits for long.

@@ -25,7 +25,7 @@ use super::{
     memory_write,
     row::{TurnRow, array, hex, integer, json, micros, step_json, turn_json},
     turns::beat,
-    writer::{Operation, Terms},
+    work::{Operation, Terms},
 };
 
 #[async_trait]

@@ -359,8 +359,8 @@ async fn tool_steps_are_claimed_settled_and_fenced() {
         .iter()
         .map(|event| event.event_type)
         .collect();
-    use EventType::{ToolResult, ToolStart};
-    assert_eq!(types, [ToolStart, ToolStart, ToolResult, ToolResult]);
+    let (start, result) = (EventType::ToolStart, EventType::ToolResult);
+    assert_eq!(types, [start, start, result, result]);
 }
 
 #[tokio::test]

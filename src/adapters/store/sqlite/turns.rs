@@ -24,7 +24,7 @@ use super::{
     inherit,
     journal::{self, Journal},
     row::{StepRow, TurnRow, array, blob, documents, hex, json, micros, parse, step_json, time},
-    writer::Terms,
+    work::Terms,
 };
 
 #[async_trait]

@@ -4,10 +4,8 @@
 //! set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
 //! tried again one by one, so that only the guilty request fails.
 
-use std::{any::Any, collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use soma_contract::{
     Clock,
@@ -19,46 +17,18 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::fault::Fault;
+use super::{
+    fault::Fault,
+    work::{Once, Operation, Set, Terms, Work, lost},
+};
 
 /// Requests that may wait for the next commit; beyond it callers wait to be queued.
 const QUEUE: usize = 1_024;
 /// Queued calls that one commit takes at most.
 const BATCH: usize = 256;
 
-/// What every operation may need.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    /// The time of this commit.
-    pub(super) now: DateTime<Utc>,
-    /// Whether outbox rows are the records themselves.
-    pub(super) bus_is_local: bool,
-}
-
-/// A kind of write that is done as one set for everybody who asked since the last commit.
-pub(super) trait Operation: Sized + Send + Sync + 'static {
-    /// What each request is answered.
-    type Answer: Send + 'static;
-
-    /// Names its failpoints.
-    const NAME: &'static str;
-
-    /// Does all requests, in their order. An `Err` undoes and repeats them one by one; what is
-    /// wrong with a single request belongs into its answer.
-    fn run(
-        connection: &mut SqliteConnection,
-        terms: Terms,
-        requests: &[Self],
-    ) -> impl Future<Output = Result<Vec<StoreResult<Self::Answer>>, Fault>> + Send;
-}
-
-/// A write that is done for one caller.
-type Single<A> = Box<
-    dyn for<'c> FnOnce(&'c mut SqliteConnection, Terms) -> BoxFuture<'c, Result<A, Fault>> + Send,
->;
-
 /// A handle to the writer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Letter>,
 }
@@ -90,7 +60,7 @@ impl Writer {
     ) -> Vec<StoreResult<O::Answer>> {
         let count = requests.len();
         let (reply, answers) = oneshot::channel();
-        let set = Set { requests, replies: vec![(count, reply)], answers: Vec::new() };
+        let set = Set::new(requests, reply);
         if self.queue.send(Letter::Work(Box::new(set))).await.is_err() {
             return (0..count).map(|_| Err(closed())).collect();
         }
@@ -111,7 +81,7 @@ impl Writer {
         + 'static,
     ) -> StoreResult<A> {
         let (reply, answer) = oneshot::channel();
-        let once = Once { name, run: Some(Box::new(run)), answer: None, reply };
+        let once = Once::new(name, Box::new(run), reply);
         if self.queue.send(Letter::Work(Box::new(once))).await.is_err() {
             return Err(closed());
         }
@@ -129,174 +99,6 @@ impl Writer {
 
 fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
-}
-
-fn lost() -> StoreError {
-    StoreError::OutcomeUnknown("the writer has ended".to_owned())
-}
-
-/// Anything queued, whatever its types.
-#[async_trait]
-trait Work: Send {
-    fn name(&self) -> &'static str;
-
-    /// Returns how many requests it is.
-    fn count(&self) -> usize;
-
-    /// Takes in work of the same kind; gives other work back.
-    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>>;
-
-    /// Does everything at once.
-    async fn run_all(
-        &mut self,
-        connection: &mut SqliteConnection,
-        terms: Terms,
-    ) -> Result<(), Fault>;
-
-    /// Does the request after those that were answered.
-    async fn run_next(
-        &mut self,
-        connection: &mut SqliteConnection,
-        terms: Terms,
-    ) -> Result<(), Fault>;
-
-    /// Answers the next request with an error.
-    fn refuse_next(&mut self, error: StoreError);
-
-    /// Sends the answers, or `instead` to everybody.
-    fn answer(self: Box<Self>, instead: Option<StoreError>);
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any>;
-    fn as_any(&self) -> &dyn Any;
-}
-
-/// Requests of one kind, from any number of callers.
-struct Set<O: Operation> {
-    requests: Vec<O>,
-    replies: Vec<(usize, oneshot::Sender<Vec<StoreResult<O::Answer>>>)>,
-    answers: Vec<StoreResult<O::Answer>>,
-}
-
-#[async_trait]
-impl<O: Operation> Work for Set<O> {
-    fn name(&self) -> &'static str {
-        O::NAME
-    }
-
-    fn count(&self) -> usize {
-        self.requests.len()
-    }
-
-    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>> {
-        if !other.as_any().is::<Self>() {
-            return Some(other);
-        }
-        if let Ok(other) = other.into_any().downcast::<Self>() {
-            self.requests.extend(other.requests);
-            self.replies.extend(other.replies);
-        }
-        None
-    }
-
-    async fn run_all(
-        &mut self,
-        connection: &mut SqliteConnection,
-        terms: Terms,
-    ) -> Result<(), Fault> {
-        self.answers = O::run(connection, terms, &self.requests).await?;
-        Ok(())
-    }
-
-    async fn run_next(
-        &mut self,
-        connection: &mut SqliteConnection,
-        terms: Terms,
-    ) -> Result<(), Fault> {
-        let next = self.answers.len();
-        let one = self.requests.get(next..=next).unwrap_or_default();
-        self.answers.extend(O::run(connection, terms, one).await?);
-        Ok(())
-    }
-
-    fn refuse_next(&mut self, error: StoreError) {
-        self.answers.push(Err(error));
-    }
-
-    fn answer(self: Box<Self>, instead: Option<StoreError>) {
-        let mut answers = self.answers.into_iter();
-        for (count, reply) in self.replies {
-            let mine = match &instead {
-                Some(error) => (0..count).map(|_| Err(error.clone())).collect(),
-                None => answers.by_ref().take(count).collect(),
-            };
-            // A caller that has gone needs no answer.
-            reply.send(mine).ok();
-        }
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// One caller's own write.
-struct Once<A> {
-    name: &'static str,
-    run: Option<Single<A>>,
-    answer: Option<StoreResult<A>>,
-    reply: oneshot::Sender<StoreResult<A>>,
-}
-
-#[async_trait]
-impl<A: Send + 'static> Work for Once<A> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn absorb(&mut self, other: Box<dyn Work>) -> Option<Box<dyn Work>> {
-        Some(other)
-    }
-
-    async fn run_all(
-        &mut self,
-        connection: &mut SqliteConnection,
-        terms: Terms,
-    ) -> Result<(), Fault> {
-        let Some(run) = self.run.take() else { return Err(lost().into()) };
-        self.answer = Some(Ok(run(connection, terms).await?));
-        Ok(())
-    }
-
-    async fn run_next(&mut self, _: &mut SqliteConnection, _: Terms) -> Result<(), Fault> {
-        Err(lost().into())
-    }
-
-    fn refuse_next(&mut self, error: StoreError) {
-        self.answer = Some(Err(error));
-    }
-
-    fn answer(self: Box<Self>, instead: Option<StoreError>) {
-        let Self { answer, reply, .. } = *self;
-        let answer = instead.map_or_else(|| answer.unwrap_or_else(|| Err(lost())), Err);
-        // A caller that has gone needs no answer.
-        reply.send(answer).ok();
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
 }
 
 /// The transaction is gone: SQLite rolled it back as a whole, or the connection broke.
@@ -466,6 +268,7 @@ fn fail_points(works: &[Box<dyn Work>], moment: &str) {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "used as `map_err(unavailable)`")]
 fn unavailable(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
