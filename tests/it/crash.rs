@@ -4,13 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
 
 use crate::support::{Api, Sent, Setup};
@@ -82,26 +82,19 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
     let setup = Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "2ms");
     let (apis, current) = watch::channel(None);
     let repeats = Arc::new(AtomicU64::new(0));
-    let talks: Vec<_> =
-        (0..SESSIONS).map(|_| tokio::spawn(talk(current.clone(), Arc::clone(&repeats)))).collect();
-    let done = Arc::new(AtomicBool::new(false));
-    let (mut kills, mut inherited) = (0_u64, 0_u64);
-    let all = tokio::spawn({
-        let done = Arc::clone(&done);
-        async move {
-            let mut sent = Vec::new();
-            for talk in talks {
-                sent.push(talk.await.unwrap());
-            }
-            done.store(true, Ordering::Relaxed);
-            sent
-        }
-    });
+    let mut talks = JoinSet::new();
+    for _ in 0..SESSIONS {
+        talks.spawn(talk(current.clone(), Arc::clone(&repeats)));
+    }
+    let (mut kills, mut inherited, mut sent) = (0_u64, 0_u64, Vec::new());
     let server = loop {
         let server = setup.start().await.unwrap();
         inherited += taken_over(&server);
         apis.send_replace(Some(server.api.clone()));
-        if done.load(Ordering::Relaxed) && kills >= 5 {
+        while let Some(talk) = talks.try_join_next() {
+            sent.push(talk.unwrap());
+        }
+        if talks.is_empty() && kills >= 5 {
             break server;
         }
         tokio::time::sleep(Duration::from_millis(1_000 + 250 * (kills % 5))).await;
@@ -110,7 +103,7 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
         apis.send_replace(None);
         kills += 1;
     };
-    let sent = all.await.unwrap();
+    assert_eq!(sent.len(), SESSIONS);
     for session in &sent {
         for message in session {
             server.api.terminal(message.event_id).await;

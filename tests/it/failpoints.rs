@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     crash::{check_log, memories_are_single},
-    support::{Api, Sent, Server, Setup},
+    support::{Api, Sent, Server, Setup, until},
 };
 
 const SIGABRT: i32 = 6;
@@ -56,15 +56,18 @@ const TABLE: &[(&str, usize)] = &[
     ("cancel::after_commit", 0),
     ("delete::before_commit", 0),
     ("delete::after_commit", 0),
+    ("attachment::before_commit", 0),
+    ("attachment::after_commit", 0),
 ];
 
-/// Those that need a fault or a drain first; the suites of the ports and of the services hit them.
+/// Those that only a drain hits, of a turn that is under way.
+const DRAINING: &[&str] = &["lay_down::before_commit", "lay_down::after_commit"];
+
+/// Those that need a fault first; the suites of the ports and of the services hit them.
 const NEED_A_FAULT: &[&str] = &[
     "relay::after_publish",
-    "attachment",
     "bury",
     "drop_dead_letter",
-    "lay_down",
     "lose_orphans",
     "postpone",
     "refuse_write",
@@ -75,10 +78,34 @@ const NEED_A_FAULT: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "whatever fails, it was at the place named last")]
 async fn a_death_at_any_commit_or_effect_loses_and_doubles_nothing() {
     for (failpoint, passed) in TABLE {
         println!("{failpoint}");
         survives(failpoint, *passed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_in_the_middle_of_a_drain_loses_and_doubles_nothing() {
+    for failpoint in DRAINING {
+        let mut setup = Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "2s");
+        setup.arm(Some(&format!("{failpoint}=panic(abort)")));
+        let mut server = setup.start().await.unwrap();
+        let session = Uuid::now_v7();
+        let sent = server.api.send(session, "hello").await;
+        until("the turn runs", async || {
+            let path = format!("/v1/messages/{}", sent.event_id);
+            server.api.get(&path).await["status"] == "running"
+        })
+        .await;
+        server.signal("TERM");
+        let status = server.ended().await;
+        assert_eq!(status.signal(), Some(SIGABRT), "{failpoint}: {status}");
+        setup.arm(None);
+        let server = setup.set("SA01_MODEL_OFFLINE_WORD_DELAY", "0s").start().await.unwrap();
+        server.api.terminal(sent.event_id).await;
+        check_log(&server.api.events(session).await, &[sent]);
     }
 }
 
@@ -190,6 +217,9 @@ async fn administer(api: &Api) -> bool {
         (Method::POST, format!("/v1/sessions/{session}/cancel"), Some(json!({}))),
         (Method::DELETE, format!("/v1/sessions/{session}"), None),
     ];
+    if !api.upload(&Uuid::now_v7().to_string()).await {
+        return false;
+    }
     for (method, path, body) in calls {
         let key = Uuid::now_v7().to_string();
         let Some((status, answer)) = api.try_call(method, &path, body, Some(&key)).await else {
@@ -214,10 +244,11 @@ fn no_step_is_told_twice(events: &[Value]) {
 
 #[test]
 fn no_failpoint_of_the_code_is_forgotten() {
-    let known: BTreeSet<_> = TABLE.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let known: BTreeSet<_> =
+        TABLE.iter().map(|(name, _)| *name).chain(DRAINING.iter().copied()).collect();
     for found in failpoints_of_the_code() {
         let operation = found.split("::").next().unwrap();
-        let is_known = known.contains(&found)
+        let is_known = known.contains(found.as_str())
             || NEED_A_FAULT.contains(&found.as_str())
             || (found.ends_with("_commit") && NEED_A_FAULT.contains(&operation));
         assert!(is_known, "no test dies at `{found}`");

@@ -1,5 +1,7 @@
 //! Black-box tests: the real executable, real files, real sockets, real crashes.
 
+#![cfg(test)]
+
 mod cli;
 mod crash;
 mod failpoints;

@@ -158,7 +158,7 @@ async fn a_port_that_is_taken_is_told_with_its_setting() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_server_drains_within_a_moment() {
     let mut server = Setup::new().start().await.unwrap();
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(0));
     // Nobody waits for anything; half of the deadline is plenty on a busy machine.

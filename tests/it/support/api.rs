@@ -27,7 +27,7 @@ pub(crate) struct Sent {
 impl Api {
     pub(crate) fn new(base: &str) -> Self {
         somaagent::adapters::tls::install();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap();
+        let http = reqwest::Client::builder().timeout(Duration::from_mins(1)).build().unwrap();
         Self { base: base.to_owned(), http }
     }
 
@@ -64,6 +64,21 @@ impl Api {
         let status = answer.status();
         let text = answer.text().await?;
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Uploads a small file; false once nobody answers any more.
+    pub(crate) async fn upload(&self, key: &str) -> bool {
+        let body = "--X\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\
+            Content-Type: text/plain\r\n\r\nhello\r\n--X--\r\n";
+        let request = self
+            .http
+            .post(format!("{}/v1/uploads", self.base))
+            .header("Content-Type", "multipart/form-data; boundary=X")
+            .header("Idempotency-Key", key)
+            .body(body);
+        let Ok(answer) = request.send().await else { return false };
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        true
     }
 
     /// Sends a request to a server that is up.
