@@ -7,7 +7,10 @@ use actix_web::{
     http::{StatusCode, header::HeaderMap},
     web::Bytes,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use soma_contract::{
     access::Caller,
@@ -150,6 +153,13 @@ pub(super) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> 
     if may_hold_nul(body) && serde_json::from_slice(body).is_ok_and(|value| holds_nul(&value)) {
         return Err(Problem::of(codes::INVALID_TEXT));
     }
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        // A list would otherwise be taken for the fields of a struct in their order.
+        return Err(match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => Problem::new(codes::INVALID_BODY, "the body is not a JSON object"),
+            Err(error) => Problem::new(codes::MALFORMED_JSON, error.to_string()),
+        });
+    }
     serde_json::from_slice(body).map_err(|error| {
         let code = if error.is_data() { codes::INVALID_BODY } else { codes::MALFORMED_JSON };
         Problem::new(code, error.to_string())
@@ -181,11 +191,6 @@ pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 /// Answers 200 with JSON.
 pub(super) fn ok(body: &impl Serialize) -> Answer {
     json(StatusCode::OK, body)
-}
-
-/// Answers that it is done and there is nothing to say.
-pub(super) fn done() -> Answer {
-    Ok(HttpResponse::NoContent().finish())
 }
 
 /// Reads a time such as `30s`, `500ms`, `2m` or `30` (seconds).
@@ -239,8 +244,9 @@ mod tests {
         let code = |body: &[u8]| read_json::<Text>(body).unwrap_err().code();
         assert_eq!(code(b"{"), codes::MALFORMED_JSON);
         assert_eq!(code(b""), codes::MALFORMED_JSON);
-        assert_eq!(code(&[b'['; 100_000]), codes::MALFORMED_JSON);
+        assert_eq!(code(&b"[".repeat(100_000)), codes::MALFORMED_JSON);
         assert_eq!(code(br#"{"text":7}"#), codes::INVALID_BODY);
+        assert_eq!(code(br#"["text"]"#), codes::INVALID_BODY);
     }
 
     #[test]
@@ -248,7 +254,7 @@ mod tests {
         assert_eq!(duration("30s"), Some(Duration::from_secs(30)));
         assert_eq!(duration("30"), Some(Duration::from_secs(30)));
         assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Some(Duration::from_mins(2)));
         for bad in ["", "s", "1h", "-1s", "1.5s", "99999999999s"] {
             assert_eq!(duration(bad), None, "{bad}");
         }

@@ -4,32 +4,32 @@ use actix_web::http::StatusCode;
 
 /// A stable error code. Clients may rely on `name`; the words may change.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Code {
+pub(super) struct Code {
     /// The `code` of the problem details.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// The HTTP status, as a number.
-    pub status: u16,
+    pub(super) status: u16,
     /// The `title` of the problem details.
-    pub title: &'static str,
+    pub(super) title: &'static str,
     /// What whoever meets it can do.
-    pub advice: &'static str,
+    pub(super) advice: &'static str,
 }
 
 impl Code {
     /// Returns the HTTP status.
-    pub fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
 macro_rules! codes {
     ($($constant:ident = $status:literal $name:literal: $title:literal, $advice:literal;)*) => {
-        $(#[doc = $title] pub const $constant: &Code = &Code {
+        $(#[doc = $title] pub(super) const $constant: &Code = &Code {
             name: $name, status: $status, title: $title, advice: $advice,
         };)*
 
         /// Every code, by status.
-        pub const ALL: &[&Code] = &[$($constant),*];
+        pub(super) const ALL: &[&Code] = &[$($constant),*];
     };
 }
 

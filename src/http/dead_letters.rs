@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, http::StatusCode};
 use serde_json::json;
 use soma_contract::port::{
     live::Nudge,
@@ -11,7 +11,7 @@ use soma_contract::port::{
 
 use super::{
     access::reach,
-    call::{Call, done, json, limit, ok},
+    call::{Call, json, limit, ok},
     codes,
     problem::{Answer, Problem},
     sessions::{List, list_problem},
@@ -81,5 +81,5 @@ pub(super) async fn drop_letter(call: Call) -> Answer {
     let (store, tenant) = (call.store(), reach(&call.caller));
     call.edge.ask(async move { store.drop_dead_letter(tenant.as_ref(), id).await }).await?;
     tracing::info!(letter = id, subject = call.caller.subject, "a dead letter was dropped");
-    done()
+    Ok(HttpResponse::NoContent().finish())
 }

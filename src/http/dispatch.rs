@@ -6,9 +6,9 @@ use std::{any::Any, panic::AssertUnwindSafe};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    body::{BodySize, BoxBody, MessageBody, None as NoBody},
+    body::{BodySize, BoxBody, MessageBody},
     http::{
-        Method,
+        ConnectionType, Method,
         header::{self, HeaderMap, HeaderValue},
     },
     web::{Bytes, Payload},
@@ -64,9 +64,13 @@ pub(super) async fn dispatch(
         edge.metrics().problem(problem.code().name);
         problem.render(route.dialect, &passport.request_id)
     });
-    finish(&edge, &passport, response.headers_mut());
-    if method == Method::HEAD {
-        response = without_body(response);
+    finish(&passport, response.headers_mut());
+    if edge.is_draining() {
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    // The HTTP library leaves out the body of an answer to `HEAD`, but would wait for its end.
+    if method == Method::HEAD && response.body().size() == BodySize::Stream {
+        response = response.set_body(BoxBody::new(()));
     }
     span.record("status", response.status().as_u16());
     let took = started.elapsed();
@@ -183,7 +187,7 @@ fn panicked(route: &Route, panic: &(dyn Any + Send)) -> Problem {
 }
 
 /// Adds what every answer has.
-fn finish(edge: &Edge, passport: &Passport, headers: &mut HeaderMap) {
+fn finish(passport: &Passport, headers: &mut HeaderMap) {
     passport.stamp(headers);
     let mut default = |name: header::HeaderName, value: &'static str| {
         if !headers.contains_key(&name) {
@@ -195,19 +199,6 @@ fn finish(edge: &Edge, passport: &Passport, headers: &mut HeaderMap) {
     default(header::REFERRER_POLICY, "no-referrer");
     default(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
     default(header::CACHE_CONTROL, "no-store");
-    if edge.is_draining() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-}
-
-fn without_body(response: HttpResponse) -> HttpResponse {
-    let (head, body) = response.into_parts();
-    let size = body.size();
-    let mut response = head.set_body(BoxBody::new(NoBody::new()));
-    if let BodySize::Sized(length) = size {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    response
 }
 
 /// A made-up method must not make up a label.

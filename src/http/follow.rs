@@ -180,7 +180,7 @@ impl Follower {
         match event {
             LiveEvent::Appended { seq } if seq <= self.after => {}
             LiveEvent::Appended { .. } => return self.read().await,
-            LiveEvent::Delta { at, text } => match self.shown.take(at, text) {
+            LiveEvent::Delta { at, text } => match self.shown.take(at, &text) {
                 Piece::Follows { at, text } => told.push(Told::Piece { at, text }),
                 Piece::Known => {}
                 Piece::Gap => self.look(&mut told).await,

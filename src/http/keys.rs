@@ -1,6 +1,6 @@
 //! API keys: made, listed, revoked. The key itself is shown once and never kept.
 
-use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use soma_contract::{
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{
     access::{self, reach},
-    call::{Call, done, json, ok},
+    call::{Call, json, ok},
     codes, idempotency,
     problem::{Answer, Problem},
 };
@@ -106,5 +106,5 @@ pub(super) async fn revoke(call: Call) -> Answer {
     let id = key_id.clone();
     call.edge.ask(async move { store.revoke_key(tenant.as_ref(), &id).await }).await?;
     tracing::info!(key_id, subject = call.caller.subject, "a key was revoked");
-    done()
+    Ok(HttpResponse::NoContent().finish())
 }

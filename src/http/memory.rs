@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    call::{Call, done, json, limit, ok},
+    call::{Call, json, limit, ok},
     codes, idempotency,
     problem::{Answer, Problem},
 };
@@ -217,7 +217,7 @@ pub(super) async fn delete(call: Call) -> Answer {
     let store = call.store();
     let write = MemoryWrite { op: MemoryOp::Delete, memory };
     call.edge.ask(async move { store.write_memories(vec![write]).await }).await?;
-    done()
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// `GET /v1/memory/export`.

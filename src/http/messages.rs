@@ -128,11 +128,12 @@ fn respond(status: StatusCode, accepted: &Accepted, body: &impl Serialize) -> An
 
 /// What became of a message, as it is told.
 #[derive(Debug, Serialize)]
-struct Status {
+struct Fate {
     event_id: EventId,
     session_id: SessionId,
     turn_id: TurnId,
     n: u64,
+
     status: TurnStatus,
     /// Unfinished turns before it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,9 +160,9 @@ pub(super) async fn status(call: Call) -> Answer {
     ok(&told(status))
 }
 
-fn told(message: MessageStatus) -> Status {
+fn told(message: MessageStatus) -> Fate {
     let MessageStatus { event_id, session_id, n, turn, place, steps, terminal } = message;
-    Status {
+    Fate {
         event_id,
         session_id,
         turn_id: turn.turn_id,

@@ -181,7 +181,6 @@ fn phrase(status: u16) -> &'static str {
     match status {
         201 => "Made",
         202 => "Accepted: durable, and under way",
-        204 => "Done",
         503 => "Not now",
         _ => "Done",
     }

@@ -24,7 +24,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A refusal or failure, told to the client. Internals stay in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(super) struct Problem {
     code: &'static Code,
     detail: String,
     retry_after: Option<Duration>,
@@ -73,12 +73,12 @@ impl Problem {
     }
 
     /// Returns the code.
-    pub const fn code(&self) -> &'static Code {
+    pub(super) const fn code(&self) -> &'static Code {
         self.code
     }
 
     /// Returns the words for this one case.
-    pub fn detail(&self) -> &str {
+    pub(super) fn detail(&self) -> &str {
         &self.detail
     }
 

@@ -48,9 +48,11 @@ fn text() -> Value {
     json!({"type": "string"})
 }
 
+/// Lets a schema of one type be null as well.
 fn maybe(mut schema: Value) -> Value {
-    let kind = schema["type"].take();
-    schema["type"] = json!([kind, "null"]);
+    if let Some(kind) = schema.get_mut("type") {
+        *kind = json!([kind.take(), "null"]);
+    }
     schema
 }
 
@@ -83,7 +85,7 @@ fn list(of: &str) -> Value {
 }
 
 /// Describes an object; names that begin with `?` may be missing.
-fn shape<const N: usize>(properties: [(&str, Value); N]) -> Value {
+fn shape(properties: &[(&str, Value)]) -> Value {
     let required: Vec<&str> =
         properties.iter().map(|(name, _)| *name).filter(|name| !name.starts_with('?')).collect();
     let properties: serde_json::Map<String, Value> = properties
@@ -94,7 +96,7 @@ fn shape<const N: usize>(properties: [(&str, Value); N]) -> Value {
 }
 
 fn page(of: &str) -> Value {
-    shape([("items", list(of)), ("next_cursor", maybe(text()))])
+    shape(&[("items", list(of)), ("next_cursor", maybe(text()))])
 }
 
 fn written() -> Vec<(&'static str, Value)> {
@@ -105,14 +107,14 @@ fn written() -> Vec<(&'static str, Value)> {
 }
 
 fn conversations() -> Vec<(&'static str, Value)> {
-    let accepted = shape([
+    let accepted = shape(&[
         ("session_id", uuid()),
         ("event_id", uuid()),
         ("turn_id", uuid()),
         ("n", number()),
         ("seq", number()),
     ]);
-    let event = shape([
+    let event = shape(&[
         ("event_id", uuid()),
         ("session_id", uuid()),
         ("persona_id", maybe(text())),
@@ -128,7 +130,7 @@ fn conversations() -> Vec<(&'static str, Value)> {
         ("?seq", number()),
     ]);
     let states = ["queued", "running", "waiting", "done", "failed", "cancelled"];
-    let status = shape([
+    let status = shape(&[
         ("event_id", uuid()),
         ("session_id", uuid()),
         ("turn_id", uuid()),
@@ -142,7 +144,7 @@ fn conversations() -> Vec<(&'static str, Value)> {
         ("created_at", time()),
         ("?terminal", json!({"$ref": "#/components/schemas/Event"})),
     ]);
-    let session = shape([
+    let session = shape(&[
         ("session_id", uuid()),
         ("tenant", text()),
         ("subject", text()),
@@ -154,14 +156,14 @@ fn conversations() -> Vec<(&'static str, Value)> {
         ("unfinished", number()),
     ]);
     let events =
-        shape([("session_id", uuid()), ("events", list("Event")), ("next_cursor", number())]);
-    let history = shape([
+        shape(&[("session_id", uuid()), ("events", list("Event")), ("next_cursor", number())]);
+    let history = shape(&[
         ("session_id", uuid()),
         ("events", list("Event")),
         ("history", text()),
         ("tokens", number()),
     ]);
-    let cancelled = shape([("ended", list("Event")), ("cancelling", maybe(uuid()))]);
+    let cancelled = shape(&[("ended", list("Event")), ("cancelling", maybe(uuid()))]);
     vec![
         ("Accepted", accepted),
         ("Event", event),
@@ -175,7 +177,7 @@ fn conversations() -> Vec<(&'static str, Value)> {
 }
 
 fn memories() -> Vec<(&'static str, Value)> {
-    let memory = shape([
+    let memory = shape(&[
         ("memory_id", uuid()),
         ("tenant", text()),
         ("session_id", maybe(uuid())),
@@ -188,12 +190,12 @@ fn memories() -> Vec<(&'static str, Value)> {
         ("version", number()),
         ("written_at", time()),
     ]);
-    let recalled = shape([
+    let recalled = shape(&[
         ("memory", json!({"$ref": "#/components/schemas/Memory"})),
         ("score", json!({"type": "number"})),
         ("pending", flag()),
     ]);
-    let attachment = shape([
+    let attachment = shape(&[
         ("id", uuid()),
         ("tenant", text()),
         ("session_id", maybe(uuid())),
@@ -205,15 +207,15 @@ fn memories() -> Vec<(&'static str, Value)> {
         ("status", text()),
         ("path", text()),
     ]);
-    let upload = shape([
+    let upload = shape(&[
         ("files", json!({"type": "array", "items": {"type": "string", "format": "binary"}})),
         ("?session_id", uuid()),
     ]);
     vec![
         ("Memory", memory),
         ("Recalled", recalled),
-        ("MemoryResults", shape([("results", list("Recalled"))])),
-        ("MemoryReceipts", shape([("items", list("MemoryReceipt"))])),
+        ("MemoryResults", shape(&[("results", list("Recalled"))])),
+        ("MemoryReceipts", shape(&[("items", list("MemoryReceipt"))])),
         ("Attachment", attachment),
         ("Attachments", list("Attachment")),
         ("Upload", upload),
@@ -221,13 +223,13 @@ fn memories() -> Vec<(&'static str, Value)> {
 }
 
 fn administration() -> Vec<(&'static str, Value)> {
-    let persona = shape([
+    let persona = shape(&[
         ("persona_id", text()),
         ("prompt", text()),
         ("model", maybe(text())),
         ("tools", json!({"type": ["array", "null"], "items": {"type": "string"}})),
     ]);
-    let tool = shape([
+    let tool = shape(&[
         ("name", text()),
         ("description", text()),
         ("parameters", object()),
@@ -235,19 +237,19 @@ fn administration() -> Vec<(&'static str, Value)> {
         ("timeout_ms", number()),
         ("max_output_bytes", number()),
     ]);
-    let letter = shape([
+    let letter = shape(&[
         ("id", json!({"type": "integer"})),
         ("tenant", maybe(text())),
         ("topic", text()),
         ("turn_id", maybe(uuid())),
-        ("event", json!({})),
+        ("event", json!({"type": ["object", "array", "string", "number", "boolean", "null"]})),
         ("error", text()),
         ("attempts", number()),
         ("created_at", time()),
         ("replayed_at", maybe(time())),
         ("trace", object()),
     ]);
-    let replay = shape([
+    let replay = shape(&[
         ("status", one_of(&["queued", "requeued", "already_replayed"])),
         ("session_id", maybe(uuid())),
     ]);
@@ -262,15 +264,14 @@ fn administration() -> Vec<(&'static str, Value)> {
         ("last_used_at", maybe(time())),
         ("revoked", flag()),
     ];
-    let mut created = shape(key.clone());
-    created["properties"]["secret"] = maybe(text());
-    let stuck = shape([("session_id", uuid()), ("reason", text())]);
-    let services = shape([
+    let created = [key.as_slice(), &[("secret", maybe(text()))]].concat();
+    let stuck = shape(&[("session_id", uuid()), ("reason", text())]);
+    let services = shape(&[
         ("services", json!({"type": "array", "items": {"type": "object"}})),
         ("stuck_sessions", json!({"type": "array", "items": stuck})),
         ("?stuck_sessions_unknown", text()),
     ]);
-    let problem = shape([
+    let problem = shape(&[
         ("type", text()),
         ("title", text()),
         ("status", number()),
@@ -281,15 +282,15 @@ fn administration() -> Vec<(&'static str, Value)> {
     ]);
     vec![
         ("Persona", persona),
-        ("Personas", shape([("personas", list("Persona"))])),
+        ("Personas", shape(&[("personas", list("Persona"))])),
         ("Tool", tool),
-        ("Tools", shape([("count", number()), ("tools", list("Tool"))])),
+        ("Tools", shape(&[("count", number()), ("tools", list("Tool"))])),
         ("DeadLetter", letter),
         ("DeadLetters", page("DeadLetter")),
         ("ReplayOutcome", replay),
-        ("Key", shape(key)),
-        ("Keys", shape([("keys", list("Key"))])),
-        ("CreatedKey", created),
+        ("Key", shape(&key)),
+        ("Keys", shape(&[("keys", list("Key"))])),
+        ("CreatedKey", shape(&created)),
         ("Service", object()),
         ("Services", services),
         ("Problem", problem),

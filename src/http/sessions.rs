@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use soma_contract::{
@@ -15,7 +15,7 @@ use soma_contract::{
 use utoipa::ToSchema;
 
 use super::{
-    call::{Call, done, is_set, json, limit, ok},
+    call::{Call, is_set, json, limit, ok},
     codes,
     problem::{Answer, Problem},
 };
@@ -79,7 +79,7 @@ pub(super) async fn delete(call: Call) -> Answer {
             Ok::<_, StoreError>(())
         })
         .await?;
-    done()
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// What `POST /v1/sessions/{session_id}/cancel` takes.

@@ -199,7 +199,7 @@ fn frame(id: Option<u64>, event: &Event) -> Bytes {
     let mut text = String::with_capacity(512);
     if let Some(id) = id {
         // Writing to a string does not fail.
-        drop(writeln!(text, "id: {id}"));
+        writeln!(text, "id: {id}").unwrap_or_default();
     }
     let json = serde_json::to_string(event).unwrap_or_default();
     text.push_str("data: ");

@@ -38,7 +38,7 @@ pub(super) enum Piece {
 
 impl Shown {
     /// Takes a piece.
-    pub(super) fn take(&mut self, at: TextPosition, text: String) -> Piece {
+    pub(super) fn take(&mut self, at: TextPosition, text: &str) -> Piece {
         if self.is_over(at) {
             return Piece::Known;
         }
@@ -47,7 +47,7 @@ impl Shown {
             _ if at.offset == 0 => 0,
             _ => return Piece::Gap,
         };
-        let end = at.offset.saturating_add(length(&text));
+        let end = at.offset.saturating_add(length(text));
         if at.offset > shown {
             return Piece::Gap;
         }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn take(shown: &mut Shown, at: TextPosition, text: &str) -> Option<String> {
-        match shown.take(at, text.to_owned()) {
+        match shown.take(at, text) {
             Piece::Follows { text, .. } => Some(text),
             Piece::Known | Piece::Gap => None,
         }
@@ -141,13 +141,13 @@ mod tests {
         assert_eq!(take(&mut shown, at(1, 0, 0), "Hel").as_deref(), Some("Hel"));
         assert_eq!(take(&mut shown, at(1, 0, 0), "Hel"), None);
         assert_eq!(take(&mut shown, at(1, 0, 2), "llo").as_deref(), Some("lo"));
-        assert_eq!(shown.take(at(1, 0, 9), "!".to_owned()), Piece::Gap);
+        assert_eq!(shown.take(at(1, 0, 9), "!"), Piece::Gap);
     }
 
     #[test]
     fn who_joins_late_shows_the_snapshot_and_what_follows() {
         let mut shown = Shown::default();
-        assert_eq!(shown.take(at(1, 0, 5), " world".to_owned()), Piece::Gap);
+        assert_eq!(shown.take(at(1, 0, 5), " world"), Piece::Gap);
         let snapshot = Snapshot { at: at(1, 0, 0), text: "Hello wor".to_owned() };
         assert!(shown.take_snapshot(&snapshot));
         assert!(!shown.take_snapshot(&snapshot));
@@ -159,9 +159,9 @@ mod tests {
         let mut shown = Shown::default();
         take(&mut shown, at(1, 0, 0), "one");
         assert_eq!(take(&mut shown, at(1, 1, 0), "two").as_deref(), Some("two"));
-        assert_eq!(shown.take(at(1, 0, 3), "late".to_owned()), Piece::Known);
+        assert_eq!(shown.take(at(1, 0, 3), "late"), Piece::Known);
         assert!(shown.reset(at(2, 1, 0)));
-        assert_eq!(shown.take(at(1, 1, 3), "late".to_owned()), Piece::Known);
+        assert_eq!(shown.take(at(1, 1, 3), "late"), Piece::Known);
         assert_eq!(take(&mut shown, at(2, 1, 0), "zwei").as_deref(), Some("zwei"));
     }
 
@@ -170,7 +170,7 @@ mod tests {
         let mut shown = Shown::default();
         take(&mut shown, at(3, 0, 0), "done");
         shown.end(at(3, 0, 0).turn_id);
-        assert_eq!(shown.take(at(3, 0, 4), "late".to_owned()), Piece::Known);
+        assert_eq!(shown.take(at(3, 0, 4), "late"), Piece::Known);
         assert!(!shown.take_snapshot(&Snapshot { at: at(3, 0, 0), text: "done".to_owned() }));
         assert_eq!(take(&mut shown, at(4, 1, 0), "again").as_deref(), Some("again"));
     }

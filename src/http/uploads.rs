@@ -13,7 +13,7 @@ use actix_web::{
     web::Bytes,
 };
 use futures::{TryStreamExt, stream};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use soma_contract::{SessionId, port::store::Attachment};
 use uuid::Uuid;
@@ -70,7 +70,7 @@ async fn read(call: &Call) -> Result<Form, Problem> {
     let whole = stream::once(async move { Ok::<Bytes, PayloadError>(body) });
     let mut parts = Multipart::new(call.headers(), whole);
     let mut form = Form::default();
-    while let Some(part) = parts.try_next().await.map_err(malformed)? {
+    while let Some(part) = parts.try_next().await.map_err(|error| malformed(&error))? {
         let name = part.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "files" | "file" if form.files.len() >= MAX_FILES => {
@@ -109,7 +109,7 @@ async fn content(part: Field) -> Result<Vec<u8>, Problem> {
         Ok(whole)
     })
     .await
-    .map_err(malformed)
+    .map_err(|error| malformed(&error))
 }
 
 /// Takes the last part of whatever path a client sends as a name.
@@ -123,7 +123,7 @@ fn filename(sent: &str) -> String {
     if clean.is_empty() { "file".to_owned() } else { clean }
 }
 
-fn malformed(error: MultipartError) -> Problem {
+fn malformed(error: &MultipartError) -> Problem {
     invalid(&error.to_string())
 }
 
@@ -136,7 +136,7 @@ async fn keep(
     place: usize,
     session_id: Option<SessionId>,
     file: File,
-) -> Result<Value, Problem> {
+) -> Result<Kept, Problem> {
     let File { name, mime, content } = file;
     let (store, tenant) = (call.store(), call.caller.tenant.clone());
     let id = idempotency::derived_id(call, place);
@@ -158,10 +158,17 @@ async fn keep(
             store.add_attachment(attachment, content).await.map(|()| kept)
         })
         .await?;
-    let mut told = json!(attachment);
-    told["status"] = "clean".into();
-    told["path"] = format!("/v1/attachments/{}", attachment.id).into();
-    Ok(told)
+    let path = format!("/v1/attachments/{}", attachment.id);
+    Ok(Kept { attachment, status: "clean", path })
+}
+
+/// An upload as it is told.
+#[derive(Debug, Serialize)]
+struct Kept {
+    #[serde(flatten)]
+    attachment: Attachment,
+    status: &'static str,
+    path: String,
 }
 
 /// `GET /v1/attachments/{attachment_id}`.

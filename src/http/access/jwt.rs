@@ -160,19 +160,19 @@ mod tests {
         Tokens::new(&settings).unwrap().rules
     }
 
-    fn claims(value: Value) -> Map<String, Value> {
+    fn claims(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
     #[test]
     fn tenant_subject_and_scope_are_read() {
         let caller =
-            rules().caller(&claims(json!({"sub": "ann", "org": "acme", "scope": "a admin"})));
+            rules().caller(&claims(&json!({"sub": "ann", "org": "acme", "scope": "a admin"})));
         assert_eq!(
             caller.unwrap(),
             Caller { tenant: TenantId("acme".to_owned()), subject: "ann".to_owned(), admin: true }
         );
-        let plain = rules().caller(&claims(json!({"sub": "ann", "tenant": "acme", "scp": ["a"]})));
+        let plain = rules().caller(&claims(&json!({"sub": "ann", "tenant": "acme", "scp": ["a"]})));
         assert!(!plain.unwrap().admin);
     }
 
@@ -181,7 +181,7 @@ mod tests {
         for bad in
             [json!({"sub": "ann"}), json!({"tenant": "acme"}), json!({"sub": 1, "tenant": "a"})]
         {
-            assert!(rules().caller(&claims(bad)).is_err());
+            assert!(rules().caller(&claims(&bad)).is_err());
         }
     }
 

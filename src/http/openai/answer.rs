@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use soma_contract::{Event, EventType, message::Accepted, model::Usage};
 use utoipa::ToSchema;
 
@@ -34,25 +34,25 @@ impl Heading {
         let choice = json!({
             "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish,
         });
-        let mut chunk = self.head("chat.completion.chunk", json!([choice]));
-        if with_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+        let usage = with_usage.then_some(Value::Null);
+        self.head("chat.completion.chunk", &[choice], usage)
     }
 
     /// Composes the last chunk of a stream whose client wants to know the usage.
     pub(super) fn usage_chunk(&self, event: &Event) -> Value {
-        let mut chunk = self.head("chat.completion.chunk", json!([]));
-        chunk["usage"] = json!(usage(event));
-        chunk
+        self.head("chat.completion.chunk", &[], Some(json!(usage(event))))
     }
 
-    fn head(&self, object: &str, choices: Value) -> Value {
-        json!({
-            "id": self.id, "object": object, "created": self.created, "model": self.model,
-            "system_fingerprint": null, "choices": choices,
-        })
+    fn head(&self, object: &str, choices: &[Value], usage: Option<Value>) -> Value {
+        let mut head = Map::new();
+        head.insert("id".to_owned(), self.id.as_str().into());
+        head.insert("object".to_owned(), object.into());
+        head.insert("created".to_owned(), self.created.into());
+        head.insert("model".to_owned(), self.model.as_str().into());
+        head.insert("system_fingerprint".to_owned(), Value::Null);
+        head.insert("choices".to_owned(), choices.into());
+        head.extend(usage.map(|usage| ("usage".to_owned(), usage)));
+        Value::Object(head)
     }
 }
 
@@ -102,6 +102,7 @@ pub(in crate::http) struct AnswerMessage {
 
 /// Tokens, in OpenAI's words.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
 pub(in crate::http) struct CompletionUsage {
     /// Tokens that went in.
     prompt_tokens: u64,

@@ -76,7 +76,7 @@ async fn every_route_with_an_id_refuses_what_is_none() {
             assert_eq!((reply.status, reply.code()), (400, "invalid_id"), "{route:?} {id}");
         }
     }
-    for id in ["a%20b", "%2e%2e", "ä", &"x".repeat(65)] {
+    for id in ["a%20b", "ä", &"x".repeat(65)] {
         let put = Ask::json(&json!({"prompt": "x"}));
         let reply = site.ask("PUT", &format!("/v1/personas/{id}"), put).await;
         reply.is_problem(400, "invalid_id");

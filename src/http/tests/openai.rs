@@ -155,7 +155,7 @@ async fn a_new_session_hands_over_what_was_said_before() {
     assert_eq!(event.message, "two");
     let prior = prior_messages(&event);
     assert_eq!(
-        prior.iter().map(|said| said.content()).collect::<Vec<_>>(),
+        prior.iter().map(soma_contract::model::ChatMessage::content).collect::<Vec<_>>(),
         ["be brief", "one", "uno"]
     );
 }

@@ -1,6 +1,6 @@
 //! Everything besides messages and streams.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use serde_json::{Value, json};
 use soma_contract::{
@@ -20,11 +20,11 @@ use super::support::{Ask, Site};
 pub(super) fn upload(parts: &[(&str, Option<&str>, &str)]) -> Ask {
     let mut body = String::new();
     for (name, filename, content) in parts {
-        body.push_str(&format!("--xyz\r\ncontent-disposition: form-data; name=\"{name}\""));
+        write!(body, "--xyz\r\ncontent-disposition: form-data; name=\"{name}\"").unwrap();
         if let Some(filename) = filename {
-            body.push_str(&format!("; filename=\"{filename}\"\r\ncontent-type: text/plain"));
+            write!(body, "; filename=\"{filename}\"\r\ncontent-type: text/plain").unwrap();
         }
-        body.push_str(&format!("\r\n\r\n{content}\r\n"));
+        write!(body, "\r\n\r\n{content}\r\n").unwrap();
     }
     body.push_str("--xyz--\r\n");
     Ask::default().header("content-type", "multipart/form-data; boundary=xyz").body(body)
@@ -318,7 +318,9 @@ async fn an_export_is_whole_or_breaks_off() {
     let lines: Vec<Value> =
         reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 450);
-    lines.iter().for_each(|line| super::support::fits("Memory", line));
+    for line in &lines {
+        super::support::fits("Memory", line);
+    }
     let page = site.store.export_memories(&TenantId::public(), None, 1).await.unwrap();
     assert_eq!(lines[0]["memory_id"], json!(page.items[0].memory_id));
     site.store.set_down(true);
@@ -386,7 +388,7 @@ async fn services_are_shown_and_restarted() {
     let tree = site.get("/v1/services").await.body;
     assert_eq!(tree["services"][0]["name"], "gateway");
     assert_eq!(tree["stuck_sessions"], json!([]));
-    site.clock.advance(Duration::from_secs(60));
+    site.clock.advance(Duration::from_mins(1));
     let tree = site.get("/v1/services").await.body;
     assert_eq!(tree["stuck_sessions"][0]["session_id"], accepted["session_id"]);
     site.store.set_down(true);
