@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::{sync::watch, task::JoinSet};
 use uuid::Uuid;
 
-use crate::support::{Api, Sent, Setup};
+use crate::support::{Api, Sent, Setup, until};
 
 const SESSIONS: usize = 50;
 const MESSAGES: usize = 10;
@@ -104,17 +104,28 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
         kills += 1;
     };
     assert_eq!(sent.len(), SESSIONS);
+    let mut saved = 0;
     for session in &sent {
         for message in session {
             server.api.terminal(message.event_id).await;
         }
         let events = server.api.events(session[0].session_id).await;
         check_log(&events, session);
+        saved += memories_saved(&events);
     }
     assert!(kills >= 5, "the server was killed {kills} times");
     assert!(inherited > 0, "no kill hit a running turn");
     assert!(repeats.load(Ordering::Relaxed) > 0, "no client had to repeat a message");
-    assert!(memories_are_single(&server.api).await > 0, "nothing was remembered");
+    assert!(saved > 0, "nothing was remembered");
+    until("every memory is there", async || memories_are_single(&server.api).await == saved).await;
+}
+
+/// How many memories the tools of a session say that they have saved.
+pub(crate) fn memories_saved(events: &[Value]) -> usize {
+    of_type(events, "tool.result")
+        .filter(|event| event["metadata"]["tool_name"] == "memory_save")
+        .filter(|event| event["metadata"]["status"] == "success")
+        .count()
 }
 
 /// Turns that this start took over from a dead process.

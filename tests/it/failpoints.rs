@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    crash::{check_log, memories_are_single},
+    crash::{check_log, memories_are_single, memories_saved},
     support::{Api, Sent, Server, Setup, until},
 };
 
@@ -128,6 +128,7 @@ async fn survives(failpoint: &str, passed: usize) {
         assert!(talk.go_on(&server.api).await, "{failpoint}");
         talks.push(talk);
     }
+    let mut saved = 0;
     for talk in &mut talks {
         talk.repeat_the_last(&server.api).await;
         for sent in &talk.sent {
@@ -136,8 +137,9 @@ async fn survives(failpoint: &str, passed: usize) {
         let events = server.api.events(talk.session).await;
         check_log(&events, &talk.sent);
         no_step_is_told_twice(&events);
+        saved += memories_saved(&events);
     }
-    memories_are_single(&server.api).await;
+    until(failpoint, async || memories_are_single(&server.api).await == saved).await;
 }
 
 /// Does a little of everything until the process is gone.
