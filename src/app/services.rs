@@ -6,7 +6,7 @@ use anyhow::Context;
 use prometheus::Registry as Metrics;
 use soma_config::CentralizedConfig;
 use soma_contract::{Owner, message::Accepted, port::store::Retention};
-use soma_conversation::{ConversationWorker, Doorbell, caps::Caps, verdict::Patience};
+use soma_conversation::{ConversationWorker, Doorbell, Intake, caps::Caps, verdict::Patience};
 use soma_gateway::{Accept, AfterCommit, Gateway};
 use soma_housekeeping::{HousekeepingConfig, HousekeepingMetrics, Limits};
 use soma_memory::{MemoryConfig, MemoryMetrics, MemoryNudges, MemoryPorts};
@@ -170,6 +170,7 @@ fn conversation(
         context_tokens: usize::try_from(config.model.context_tokens)?,
         recall_limit: usize::try_from(config.memory.recall_limit)?,
         personas: Arc::clone(&ports.personas),
+        intake: Intake { backlog_total: config.gateway.backlog_total, ..Intake::default() },
         ..soma_conversation::Config::default()
     };
     let ports = soma_conversation::Ports {
