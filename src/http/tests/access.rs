@@ -35,6 +35,7 @@ fn body(route: &Route) -> Ask {
         "put_persona" => json!({"prompt": "Arr"}),
         "create_key" => json!({"label": "test"}),
         "set_log_level" => json!({"level": "debug"}),
+        "inject_fault" => json!({"kind": "panic"}),
         "cancel" => json!({}),
         _ => return Ask::default(),
     };
@@ -154,7 +155,8 @@ async fn what_belongs_to_another_tenant_does_not_exist() {
     assert_eq!(site.ask("GET", "/v1/memory/export", other).await.text, "");
     // Every route with an id in its path is in the list, or has no owner.
     for route in ROUTES.iter().filter(|route| route.path.contains('{')) {
-        let ownerless = ["get_model", "put_persona", "service_health", "restart_service"];
+        let ownerless =
+            ["get_model", "put_persona", "service_health", "restart_service", "inject_fault"];
         let is_listed = own.iter().any(|(method, path)| {
             super::support::route(method, path).is_some_and(|found| found.name == route.name)
         });
