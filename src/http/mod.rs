@@ -1,6 +1,6 @@
 //! The HTTP edge: one file per resource, one table of routes, one kind of error.
 //!
-//! Every request takes the same way ([`dispatch`]): its ids, its limits, its caller, the caller's
+//! Every request takes the same way (`dispatch`): its ids, its limits, its caller, the caller's
 //! rate, its body, its handler. Handlers reach the outside through ports only, each call on the I/O
 //! runtime; a message is accepted by the gateway service and by nobody else, and the edge rides
 //! through that service's restarts.
