@@ -118,6 +118,7 @@ impl Brood {
         })
     }
 
+    #[cfg(feature = "failpoints")]
     /// Finds the cell of a service, at any depth.
     pub(crate) fn cell(&self, name: &str) -> Option<&Arc<Cell>> {
         self.find(name).map(|member| &member.cell)
