@@ -118,8 +118,8 @@ impl Brood {
         })
     }
 
-    #[cfg(feature = "failpoints")]
     /// Finds the cell of a service, at any depth.
+    #[cfg(feature = "failpoints")]
     pub(crate) fn cell(&self, name: &str) -> Option<&Arc<Cell>> {
         self.find(name).map(|member| &member.cell)
     }
