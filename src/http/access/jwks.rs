@@ -1,12 +1,15 @@
 //! The published keys of a token issuer, cached.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm},
 };
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{AccessError, jwt::VerifyingKey};
 use crate::http::{codes, edge::Edge, problem::Problem};
@@ -22,11 +25,12 @@ pub(super) struct Jwks {
     timeout: Duration,
     client: reqwest::Client,
     state: Mutex<State>,
+    fetching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    keys: Arc<Vec<NamedKey>>,
+    keys: Vec<NamedKey>,
     fetched: Option<Instant>,
     tried: Option<Instant>,
 }
@@ -36,6 +40,13 @@ struct NamedKey {
     key: VerifyingKey,
 }
 
+/// What is known of the keys with one id.
+struct Known {
+    keys: Vec<VerifyingKey>,
+    wants_fetch: bool,
+    was_fetched: bool,
+}
+
 impl Jwks {
     pub(super) fn new(url: &str, ttl: Duration, timeout: Duration) -> Result<Self, AccessError> {
         let client = reqwest::Client::builder()
@@ -43,33 +54,56 @@ impl Jwks {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| AccessError::Client(error.to_string()))?;
-        Ok(Self { url: url.to_owned(), ttl, timeout, client, state: Mutex::default() })
+        let (state, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self { url: url.to_owned(), ttl, timeout, client, state, fetching })
     }
 
     /// Returns the keys that may have signed a token with this key id.
     ///
-    /// Fetching is done by one request at a time; the others wait for it. Keys that cannot be
-    /// refreshed go on being used.
+    /// One request at a time fetches them. Others wait for it only where they have no key; an
+    /// issuer that is away leaves the keys that were fetched in use.
     pub(super) async fn keys(
         &self,
         edge: &Edge,
         id: Option<&str>,
     ) -> Result<Vec<VerifyingKey>, Problem> {
-        let mut state = self.state.lock().await;
-        if state.wants_fetch(id, self.ttl) {
-            state.tried = Some(Instant::now());
-            match self.fetch(edge).await {
-                Ok(keys) => {
-                    state.keys = Arc::new(keys);
-                    state.fetched = state.tried;
-                }
-                Err(error) => tracing::warn!(%error, url = %self.url, "no keys for tokens"),
+        let known = self.known(id);
+        if !known.wants_fetch {
+            return known.usable();
+        }
+        let turn = if known.keys.is_empty() {
+            Some(self.fetching.lock().await)
+        } else {
+            self.fetching.try_lock().ok()
+        };
+        if turn.is_some() && self.known(id).wants_fetch {
+            self.refresh(edge).await;
+        }
+        self.known(id).usable()
+    }
+
+    async fn refresh(&self, edge: &Edge) {
+        let tried = Instant::now();
+        self.state().tried = Some(tried);
+        match self.fetch(edge).await {
+            Ok(keys) => {
+                let mut state = self.state();
+                state.keys = keys;
+                state.fetched = Some(tried);
             }
+            Err(error) => tracing::warn!(%error, url = %self.url, "no keys for tokens"),
         }
-        if state.fetched.is_none() {
-            return Err(Problem::of(codes::IDENTITY_UNAVAILABLE));
-        }
-        Ok(state.matching(id))
+    }
+
+    fn known(&self, id: Option<&str>) -> Known {
+        let state = self.state();
+        let keys = state.matching(id);
+        let wants_fetch = state.wants_fetch(keys.is_empty(), self.ttl);
+        Known { keys, wants_fetch, was_fetched: state.fetched.is_some() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self, edge: &Edge) -> Result<Vec<NamedKey>, String> {
@@ -92,11 +126,18 @@ impl Jwks {
     }
 }
 
+impl Known {
+    /// Without any document there is no telling whether a token is good.
+    fn usable(self) -> Result<Vec<VerifyingKey>, Problem> {
+        if self.was_fetched { Ok(self.keys) } else { Err(Problem::of(codes::IDENTITY_UNAVAILABLE)) }
+    }
+}
+
 impl State {
-    fn wants_fetch(&self, id: Option<&str>, ttl: Duration) -> bool {
+    fn wants_fetch(&self, is_unknown: bool, ttl: Duration) -> bool {
         let may = self.tried.is_none_or(|tried| tried.elapsed() >= MIN_REFETCH);
         let is_old = self.fetched.is_none_or(|fetched| fetched.elapsed() >= ttl);
-        may && (is_old || self.matching(id).is_empty())
+        may && (is_old || is_unknown)
     }
 
     fn matching(&self, id: Option<&str>) -> Vec<VerifyingKey> {

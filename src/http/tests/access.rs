@@ -158,7 +158,7 @@ async fn what_belongs_to_another_tenant_does_not_exist() {
         let ownerless =
             ["get_model", "put_persona", "service_health", "restart_service", "inject_fault"];
         let is_listed = own.iter().any(|(method, path)| {
-            super::support::route(method, path).is_some_and(|found| found.name == route.name)
+            super::described::route(method, path).is_some_and(|found| found.name == route.name)
         });
         assert!(is_listed || ownerless.contains(&route.name), "{route:?}");
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::support::{Ask, Site, fits};
+use super::{
+    described::fits,
+    support::{Ask, Site},
+};
 use crate::http::{
     openapi::plain_path,
     route::{Served, Takes},

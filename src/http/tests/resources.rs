@@ -319,7 +319,7 @@ async fn an_export_is_whole_or_breaks_off() {
         reply.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 450);
     for line in &lines {
-        super::support::fits("Memory", line);
+        super::described::fits("Memory", line);
     }
     let page = site.store.export_memories(&TenantId::public(), None, 1).await.unwrap();
     assert_eq!(lines[0]["memory_id"], json!(page.items[0].memory_id));

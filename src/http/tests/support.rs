@@ -31,13 +31,10 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::described::check;
 use crate::http::{
     ComponentHealth, Edge, HealthReport, HealthSource, HealthStatus, Parts, RestartError, Server,
-    Settings, Supervision,
-    openapi::{document, plain_path},
-    route::Route,
-    routes::ROUTES,
-    serve_admin, serve_api,
+    Settings, Supervision, serve_admin, serve_api,
 };
 
 const SECRET: &str = "a secret of the tests with 32 bytes or more";
@@ -406,67 +403,6 @@ impl Stream {
             }
         }
     }
-}
-
-/// Checks an answer against the description of the API.
-#[track_caller]
-fn check(method: &str, path: &str, reply: &Reply) {
-    assert!(!reply.header("x-request-id").is_empty(), "{reply:?}");
-    assert!(reply.header("traceparent").starts_with("00-"), "{reply:?}");
-    assert_eq!(reply.header("x-content-type-options"), "nosniff");
-    if reply.status >= 400 && reply.status != 503 || reply.body.get("code").is_some() {
-        fits("Problem", &reply.body);
-        assert_eq!(reply.body["request_id"], reply.header("x-request-id"));
-        assert_eq!(reply.body["status"], reply.status);
-        return;
-    }
-    let Some(route) = route(method, path) else {
-        panic!("{method} {path} is not described");
-    };
-    let given = route.gives.iter().find(|(status, _)| *status == reply.status);
-    let Some((_, what)) = given else {
-        panic!("{route:?} does not describe {}: {reply:?}", reply.status);
-    };
-    match *what {
-        "" => assert_eq!(reply.text, ""),
-        media if media.contains('/') => {}
-        schema => fits(schema, &reply.body),
-    }
-}
-
-pub(super) fn route(method: &str, path: &str) -> Option<&'static Route> {
-    let path = path.split('?').next().unwrap_or_default();
-    ROUTES.iter().find(|route| {
-        let template = plain_path(route.path);
-        let mut wanted = template.split('/');
-        let mut given = path.split('/');
-        let is_rest = route.path.contains(":.+");
-        route.method == method
-            && (is_rest && path.starts_with(template.split('{').next().unwrap())
-                || loop {
-                    match (wanted.next(), given.next()) {
-                        (None, None) => break true,
-                        (Some(wanted), Some(given))
-                            if wanted == given || wanted.starts_with('{') => {}
-                        _ => break false,
-                    }
-                })
-    })
-}
-
-#[track_caller]
-pub(super) fn fits(schema: &str, value: &Value) {
-    let document = serde_json::to_value(document()).unwrap();
-    let whole = json!({
-        "$ref": format!("#/components/schemas/{schema}"),
-        "components": document["components"],
-    });
-    let validator = jsonschema::validator_for(&whole).unwrap();
-    let faults: Vec<String> = validator
-        .iter_errors(value)
-        .map(|fault| format!("{}: {fault}", fault.instance_path()))
-        .collect();
-    assert!(faults.is_empty(), "not a {schema}: {faults:?}\n{value:#}");
 }
 
 /// A tree of one service.
