@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::{HttpResponse, web::Bytes};
 use serde_json::{Value, json};
 use soma_contract::{Event, TurnId, message::Accepted};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     answer::{Heading, failure, finish_reason},
@@ -71,19 +71,23 @@ impl Writer {
     async fn run(&self, mut follower: Follower) -> Result<(), Gone> {
         self.delta(&json!({"role": "assistant", "content": "", "refusal": null})).await?;
         let mut said = Said::default();
+        let mut spoken = Instant::now();
         loop {
+            let quiet = self.keepalive.saturating_sub(spoken.elapsed());
             let told = tokio::select! {
                 () = self.frames.closed() => return Err(Gone),
-                told = follower.next(self.keepalive) => told,
+                told = follower.next(quiet) => told,
             };
             let told = match told {
                 Ok(told) => told,
                 Err(error) => return self.send(error_frame(&Problem::from(error))).await,
             };
-            if told.is_empty() {
+            if told.is_empty() && spoken.elapsed() >= self.keepalive {
                 self.send(Bytes::from_static(b": keepalive\n\n")).await?;
+                spoken = Instant::now();
             }
             for told in told {
+                spoken = Instant::now();
                 if let Some(end) = self.tell(&mut said, told).await? {
                     return self.end(&mut said, &end).await;
                 }
