@@ -95,9 +95,9 @@ fn dotenv_is_read_as_shells_read_it() {
 fn the_work_dir_follows_the_data_dir_unless_it_is_set() {
     let config = loaded(environment(&[("SA01_DATA_DIR", "/srv/soma")])).config;
     assert_eq!(config.tools.work_dir.to_str(), Some("/srv/soma/files"));
-    let variables = [("SA01_DATA_DIR", "/srv/soma"), ("SA01_TOOLS_WORK_DIR", "/work")];
+    let variables = [("SA01_DATA_DIR", "/srv/soma"), ("SA01_TOOLS_WORK_DIR", "/srv/files")];
     let config = loaded(environment(&variables)).config;
-    assert_eq!(config.tools.work_dir.to_str(), Some("/work"));
+    assert_eq!(config.tools.work_dir.to_str(), Some("/srv/files"));
 }
 
 #[test]
