@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help run check fmt lint test doc bench dry-run
+.PHONY: help run check fmt lint test doc bench dry-run chart-docs
 
 help: ## Lists the verbs.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -33,3 +33,6 @@ doc: ## Builds the API documentation; a broken link is an error.
 
 bench: ## Measures; prints each figure beside the limit measured in the same run.
 	$(CARGO) bench --workspace --locked
+
+chart-docs: ## Writes the chart's README from the comments of its values.
+	scripts/chart-docs.sh

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs the tools that tests call, once, at pinned versions, and prints their folder. Each comes
+# through the package client of its own language: Go for helm, pip for the validators of schemas.
+#
+#   scripts/tools.sh            install what is missing, then print the folder
+#   scripts/tools.sh TOOL...    only these
+set -euo pipefail
+
+HELM=v3.22.0
+KUBERNETES_VALIDATE=1.37.0 # brings the schemas of Kubernetes 1.37 with it
+CHECK_JSONSCHEMA=0.39.0    # brings compose-spec's schema with it
+
+home="${SOMAAGENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/somaagent-servers}"
+bin="$home/bin"
+
+need() {
+  command -v "$1" >/dev/null && return
+  echo "installing $2" >&2
+  { apt-get update -q && apt-get install -qy --no-install-recommends "$2"; } >&2
+}
+
+# A version is part of the file's name, so that a new pin installs anew.
+helm() {
+  [ -x "$bin/helm-$HELM" ] || {
+    need go golang-go
+    echo "building helm $HELM" >&2
+    GOBIN="$bin" go install "helm.sh/helm/v3/cmd/helm@$HELM" >&2
+    mv "$bin/helm" "$bin/helm-$HELM"
+  }
+  ln -sf "helm-$HELM" "$bin/helm"
+}
+
+python() { # NAME VERSION
+  local place="$home/python/$1-$2"
+  [ -x "$place/bin/$1" ] || {
+    need python3 python3-venv
+    echo "installing $1 $2" >&2
+    rm -rf "$place"
+    python3 -m venv "$place" >&2
+    "$place/bin/pip" install --quiet --disable-pip-version-check "$1==$2" >&2
+  }
+  ln -sf "$place/bin/$1" "$bin/$1"
+}
+
+kubernetes-validate() { python kubernetes-validate "$KUBERNETES_VALIDATE"; }
+check-jsonschema() { python check-jsonschema "$CHECK_JSONSCHEMA"; }
+
+mkdir -p "$bin"
+exec 9>"$home/tools.lock"
+flock 9
+[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema
+for tool in "$@"; do
+  case "$tool" in
+    helm | kubernetes-validate | check-jsonschema) "$tool" ;;
+    *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;
+  esac
+done
+echo "$bin"
