@@ -2,13 +2,19 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help run check fmt lint test doc bench dry-run chart-docs
+.PHONY: help run up down check fmt lint test doc bench dry-run chart-docs
 
 help: ## Lists the verbs.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
 
 run: ## Starts the platform in this folder, on the embedded engines.
 	$(CARGO) run --release
+
+up: ## Starts PostgreSQL, Kafka, Redis and OPA on loopback; installs what is missing.
+	scripts/servers.sh up
+
+down: ## Stops them and removes their data.
+	scripts/servers.sh down
 
 check: fmt-check lint doc ## Everything that needs no test run: format, lints, docs.
 
