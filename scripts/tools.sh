@@ -14,7 +14,7 @@ home="${SOMAAGENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/somaagent-servers}"
 bin="$home/bin"
 
 need() {
-  command -v "$1" >/dev/null && return
+  type -P "$1" >/dev/null && return
   echo "installing $2" >&2
   { apt-get update -q && apt-get install -qy --no-install-recommends "$2"; } >&2
 }
@@ -44,14 +44,19 @@ python() { # NAME VERSION
 
 kubernetes-validate() { python kubernetes-validate "$KUBERNETES_VALIDATE"; }
 check-jsonschema() { python check-jsonschema "$CHECK_JSONSCHEMA"; }
+# Comes with Debian; what it starts there is not ours.
+haproxy() {
+  need haproxy haproxy
+  ln -sf "$(type -P haproxy)" "$bin/haproxy"
+}
 
 mkdir -p "$bin"
 exec 9>"$home/tools.lock"
 flock 9
-[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema
+[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy
 for tool in "$@"; do
   case "$tool" in
-    helm | kubernetes-validate | check-jsonschema) "$tool" ;;
+    helm | kubernetes-validate | check-jsonschema | haproxy) "$tool" ;;
     *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;
   esac
 done
