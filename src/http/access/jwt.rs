@@ -69,17 +69,33 @@ impl Tokens {
         if !self.algorithms.contains(&header.alg) {
             return Err(invalid("the token's algorithm is not accepted"));
         }
-        let mut candidates = self.keys.clone();
-        if let Some(jwks) = &self.jwks {
-            candidates.extend(jwks.keys(edge, header.kid.as_deref()).await?);
+        if let Some(claims) = self.first_good(token, header.alg, &self.keys) {
+            return self.rules.caller(&claims);
         }
-        candidates
-            .retain(|key| key.algorithm == header.alg && self.algorithms.contains(&key.algorithm));
-        let claims = candidates
-            .iter()
-            .find_map(|key| self.rules.verify(token, key).ok())
+        let published = match &self.jwks {
+            // A published key is never a shared secret: no need to ask, nor to wait.
+            Some(jwks) if header.alg != Algorithm::HS256 => {
+                jwks.keys(edge, header.kid.as_deref()).await?
+            }
+            _ => Vec::new(),
+        };
+        let claims = self
+            .first_good(token, header.alg, &published)
             .ok_or_else(|| invalid("the token is expired, not yet valid, or not meant for us"))?;
         self.rules.caller(&claims)
+    }
+
+    /// Returns the claims of a token that one of these keys has signed.
+    fn first_good(
+        &self,
+        token: &str,
+        stated: Algorithm,
+        keys: &[VerifyingKey],
+    ) -> Option<Map<String, Value>> {
+        let fitting = |key: &&VerifyingKey| {
+            key.algorithm == stated && self.algorithms.contains(&key.algorithm)
+        };
+        keys.iter().filter(fitting).find_map(|key| self.rules.verify(token, key).ok())
     }
 }
 

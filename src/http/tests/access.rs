@@ -285,6 +285,28 @@ async fn published_keys_are_fetched_and_an_issuer_that_is_away_is_a_503() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_is_away_holds_up_no_token_of_a_key_at_hand() {
+    let site = Site::with(|setup| {
+        setup.locked();
+        setup.settings.auth.jwt_public_key = Some(soma_config::Secret::new(RSA_PUBLIC));
+        setup.settings.auth.jwks_url = Some(soma_config::ServerUrl::new("http://127.0.0.1:1/"));
+    });
+    let claims = json!({"tenant": "acme", "sub": "ann", "exp": 4_102_444_800_u64});
+    let private = jsonwebtoken::EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).unwrap();
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::RS256);
+    let by_public_key = jsonwebtoken::encode(&header, &claims, &private).unwrap();
+    for good in [token("acme", "ann", ""), by_public_key] {
+        assert_eq!(site.ask("GET", "/v1/tools", Ask::default().token(good)).await.status, 200);
+    }
+    // Published keys are no shared secrets: a token of an unknown one is refused without them.
+    let forged = jsonwebtoken::EncodingKey::from_secret(&[7; 32]);
+    let forged = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &forged).unwrap();
+    site.ask("GET", "/v1/tools", Ask::default().token(forged))
+        .await
+        .is_problem(401, "token_invalid");
+}
+
+#[tokio::test]
 async fn a_subject_has_an_allowance_and_the_next_one_its_own() {
     let site = Site::with(|setup| {
         setup.locked();
