@@ -1,5 +1,6 @@
 //! The names that a request's `model` may have: the model's own, and one per persona.
 
+use actix_web::{FromRequest, web};
 use serde::Serialize;
 use soma_contract::persona::Persona;
 use utoipa::ToSchema;
@@ -50,7 +51,11 @@ pub(in crate::http) async fn models(call: Call) -> Answer {
 
 /// `GET /v1/models/{model}`.
 pub(in crate::http) async fn model(call: Call) -> Answer {
-    let name = call.part("model").to_owned();
+    // OpenAI's clients write the `/` of a name as `%2F`, which the router leaves as it is.
+    let name = web::Path::<String>::extract(&call.request).await.map_err(|error| {
+        Problem::new(codes::MODEL_NOT_FOUND, format!("there is no such model: {error}"))
+    })?;
+    let name = name.into_inner();
     persona(&call, &name).await?;
     ok(&Model::named(name))
 }

@@ -256,6 +256,9 @@ async fn models_are_the_model_and_the_personas() {
     assert_eq!(names, ["fake-model", "persona/default", "persona/pirate"]);
     let one = site.get("/v1/models/persona/pirate").await;
     assert_eq!(one.body["id"], "persona/pirate");
+    // As the official Python client writes it.
+    let escaped = site.get("/v1/models/persona%2Fpirate").await;
+    assert_eq!((escaped.status, &escaped.body), (200, &one.body));
     site.get("/v1/models/gpt-0").await.is_problem(404, "model_not_found");
     let reply = site.post(CHAT, &with(request("hello"), "model", "persona/pirate")).await;
     assert_eq!((reply.status, &reply.body["model"]), (200, &json!("persona/pirate")));
