@@ -215,9 +215,21 @@ pub(super) fn limit(asked: Option<u32>, usual: u32, most: u32) -> Result<u32, Pr
     Err(Problem::new(codes::INVALID_QUERY, format!("`limit` must be between 1 and {most}")))
 }
 
-/// Whether a flag in the query is set.
+/// Whether a flag in the query is set; whatever else it says is taken as no.
 pub(super) fn is_set(flag: Option<&str>) -> bool {
     matches!(flag, Some("1" | "true" | "yes" | ""))
+}
+
+/// Reads a flag in the query whose meaning is not to be guessed: what is deleted is gone.
+pub(super) fn flag(name: &str, value: Option<&str>) -> Result<bool, Problem> {
+    match value {
+        None | Some("0" | "false" | "no") => Ok(false),
+        Some(other) if !is_set(value) => {
+            let detail = format!("`{name}` is `1` or `0`, not `{other}`");
+            Err(Problem::new(codes::INVALID_QUERY, detail))
+        }
+        Some(_) => Ok(true),
+    }
 }
 
 #[cfg(test)]
@@ -247,6 +259,15 @@ mod tests {
         assert_eq!(code(&b"[".repeat(100_000)), codes::MALFORMED_JSON);
         assert_eq!(code(br#"{"text":7}"#), codes::INVALID_BODY);
         assert_eq!(code(br#"["text"]"#), codes::INVALID_BODY);
+    }
+
+    #[test]
+    fn a_flag_is_not_guessed() {
+        assert!(!flag("all", None).unwrap() && !flag("all", Some("0")).unwrap());
+        assert!(flag("all", Some("1")).unwrap() && flag("all", Some("")).unwrap());
+        for bad in ["TRUE", "2", "on", " 1"] {
+            assert_eq!(flag("all", Some(bad)).unwrap_err().code(), codes::INVALID_QUERY, "{bad}");
+        }
     }
 
     #[test]

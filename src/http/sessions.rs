@@ -15,7 +15,7 @@ use soma_contract::{
 use utoipa::ToSchema;
 
 use super::{
-    call::{Call, is_set, json, limit, ok},
+    call::{Call, flag, json, limit, ok},
     codes,
     problem::{Answer, Problem},
 };
@@ -66,7 +66,7 @@ struct Delete {
 pub(super) async fn delete(call: Call) -> Answer {
     let session_id: SessionId = call.id("session_id")?;
     let query: Delete = call.query()?;
-    let forget = is_set(query.memories.as_deref());
+    let forget = flag("memories", query.memories.as_deref())?;
     let (store, tenant) = (call.store(), call.caller.tenant.clone());
     let live = Arc::clone(&call.edge.parts().live);
     call.edge
@@ -111,7 +111,7 @@ pub(super) async fn cancel(call: Call) -> Answer {
     let session_id: SessionId = call.id("session_id")?;
     let All { all } = call.query()?;
     let body: Cancel = if call.body.is_empty() { Cancel::default() } else { call.json()? };
-    let scope = match (is_set(all.as_deref()), body.event_id) {
+    let scope = match (flag("all", all.as_deref())?, body.event_id) {
         (false, None) => CancelScope::Lowest,
         (false, Some(event_id)) => CancelScope::Of(event_id),
         (true, None) => CancelScope::All,

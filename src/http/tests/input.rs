@@ -87,7 +87,7 @@ async fn every_route_with_an_id_refuses_what_is_none() {
 }
 
 #[tokio::test]
-async fn every_list_refuses_limits_and_cursors_that_it_did_not_give() {
+async fn every_query_refuses_limits_cursors_and_flags_that_mean_nothing() {
     let site = Site::new();
     let accepted = site.say(None, "hello").await;
     let session = accepted["session_id"].as_str().unwrap();
@@ -97,6 +97,8 @@ async fn every_list_refuses_limits_and_cursors_that_it_did_not_give() {
                 "limit" => &["0", "-1", "x", "99999", "99999999999999999999"],
                 "cursor" => &["nonsense"],
                 "after" => &["-1", "x"],
+                // What is asked for here cannot be undone.
+                "memories" | "all" => &["TRUE", "on", "2"],
                 _ => continue,
             };
             for value in values {
