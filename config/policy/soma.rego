@@ -59,6 +59,12 @@ denials contains sprintf("the tool `%s` is switched off for this tenant", [input
 	input.resource in data.tools.denied_by_tenant[input.tenant]
 }
 
+denials contains "this concerns every tenant: it is for administrators of the operator's own" if {
+	input.action == "admin"
+	input.resource in data.admin.process_wide
+	not input.tenant in data.admin.operators
+}
+
 denials contains reason if {
 	not permitted
 	reason := refusal

@@ -60,6 +60,15 @@ test_admin_routes_are_for_admins if {
 	decision.reason == "admin rights are needed"
 }
 
+test_what_concerns_every_tenant_is_for_operators if {
+	of_acme := asked("admin", "/v1/services/{name}/restart", {"admin": true})
+	decision := policy.decision with input as of_acme
+	not decision.allow
+	startswith(decision.reason, "this concerns every tenant")
+	policy.decision.allow with input as object.union(of_acme, {"tenant": "public"})
+	policy.decision.allow with input as of_acme with data.admin.operators as ["acme"]
+}
+
 test_an_unknown_action_is_denied if {
 	decision := policy.decision with input as asked("settings.update", "x", {"admin": true})
 	not decision.allow

@@ -1,5 +1,7 @@
 //! Every route against every kind of caller.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::support::{Ask, Setup, Site, sign, token};
@@ -90,6 +92,26 @@ async fn only_an_administrator_uses_the_admin_routes() {
         let reply = site.ask(route.method, &path(route, NOBODYS), ask).await;
         assert!(reply.status < 300 || reply.status == 404, "{route:?}: {reply:?}");
     }
+}
+
+/// Admin routes that name no tenant's things, and so concern them all.
+#[test]
+fn the_shipped_policy_keeps_what_concerns_every_tenant_for_operators() {
+    let data = include_str!("../../../config/policy/data.json");
+    let data: Value = serde_json::from_str(data).unwrap();
+    let listed: BTreeSet<_> = data["admin"]["process_wide"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|path| path.as_str().unwrap())
+        .collect();
+    let of_a_tenant = ["/v1/keys", "/v1/admin/dlq", "/v1/personas"];
+    let process_wide: BTreeSet<_> = api()
+        .filter(|route| route.access == Access::Admin)
+        .map(|route| route.path)
+        .filter(|path| !of_a_tenant.iter().any(|own| path.starts_with(own)))
+        .collect();
+    assert_eq!(listed, process_wide);
 }
 
 #[tokio::test]
