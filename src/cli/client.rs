@@ -11,6 +11,8 @@ use serde_json::Value;
 /// Longer than any answer that is not a stream takes.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A stream is kept alive each 10 s: one that is silent for so long has lost its connection.
+const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 
 /// Why the server did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +81,10 @@ impl Client {
     ///
     /// TLS cannot be set up on this machine.
     pub fn new(base: &str, key: Option<String>) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).build()?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .read_timeout(SILENCE_LIMIT)
+            .build()?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), key, http })
     }
 
@@ -165,9 +170,12 @@ impl Client {
 
     fn refusal(&self, path: &str, status: StatusCode, body: &str) -> ClientError {
         let Ok(problem) = serde_json::from_str::<Value>(body) else {
-            return ClientError::Foreign {
-                url: format!("{}{path}", self.base),
-                reason: format!("HTTP {status} without problem details"),
+            let reason = format!("HTTP {status} without problem details");
+            return if matches!(status.as_u16(), 502..=504) {
+                // Whoever stands before the server says that it is not there.
+                ClientError::Unreachable { url: self.base.clone(), reason }
+            } else {
+                ClientError::Foreign { url: format!("{}{path}", self.base), reason }
             };
         };
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
@@ -187,7 +195,10 @@ impl Client {
     ) -> Result<T, ClientError> {
         let foreign =
             |reason: String| ClientError::Foreign { url: format!("{}{path}", self.base), reason };
-        let body = response.text().await.map_err(|error| foreign(innermost(&error)))?;
+        let body = response.text().await.map_err(|error| ClientError::Unreachable {
+            url: self.base.clone(),
+            reason: innermost(&error),
+        })?;
         let body = if body.is_empty() { "null" } else { &body };
         serde_json::from_str(body).map_err(|error| foreign(error.to_string()))
     }
@@ -200,4 +211,29 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::answering;
+
+    async fn fault(answer: &'static str) -> ClientError {
+        let client = Client::new(&answering(answer).await, None).unwrap();
+        client.call::<Value>(Method::GET, "/").await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_may_be_asked_for_again() {
+        let error = fault("HTTP/1.1 202 Accepted\r\ncontent-length: 99\r\n\r\n{\"a\":").await;
+        assert!(error.is_passing(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_without_a_server_behind_it_is_passing_and_a_stranger_is_not() {
+        let away = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 6\r\n\r\n<html>";
+        assert!(fault(away).await.is_passing());
+        let stranger = "HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\n<html>";
+        assert!(!fault(stranger).await.is_passing());
+    }
 }

@@ -13,6 +13,8 @@ pub(crate) mod out;
 mod settings;
 mod store;
 mod table;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 

@@ -29,6 +29,8 @@ pub(super) enum News {
     Notice(String),
     /// The awaited message is answered, by this terminal event.
     Over(Box<Ending>),
+    /// The stream cannot be had any more, such as that of a session that somebody deleted.
+    Lost(String),
 }
 
 /// The end of an answer.
@@ -104,6 +106,10 @@ impl Follower {
             Ok(frames) => {
                 self.frames = Some(Box::pin(frames));
                 None
+            }
+            Err(error) if !error.is_passing() => {
+                self.awaited = None;
+                Some(News::Lost(error.to_string()))
             }
             Err(error) => {
                 tokio::time::sleep(self.pause).await;
@@ -200,6 +206,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::testing::answering;
+
+    #[tokio::test]
+    async fn a_session_that_is_gone_is_not_waited_for() {
+        let gone = "HTTP/1.1 404 Not Found\r\ncontent-length: 20\r\n\r\n{\"code\":\"not_found\"}";
+        let client = Client::new(&answering(gone).await, None).unwrap();
+        let mut follower = Follower::new(client, Uuid::nil());
+        follower.expect(Uuid::nil());
+        let news = follower.next().await;
+        assert!(matches!(&news, News::Lost(why) if why.contains("not_found")), "{news:?}");
+    }
 
     fn piece(epoch: u64, offset: u64, text: &str) -> Value {
         json!({ "message": text, "metadata": { "epoch": epoch, "step": 0, "offset": offset } })

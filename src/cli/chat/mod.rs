@@ -23,6 +23,9 @@ use self::{
 };
 use super::client::{Client, ClientError};
 
+/// How many events of a session are shown where it is gone on with.
+const HISTORY: u64 = 200;
+
 /// How the chat begins.
 #[derive(Debug)]
 pub(super) struct ChatOptions {
@@ -191,7 +194,7 @@ impl Chat {
         loop {
             let typed = tokio::select! {
                 news = follower.next() => {
-                    let over = matches!(news, News::Over(_));
+                    let over = matches!(news, News::Over(_) | News::Lost(_));
                     self.screen.show(news);
                     if over {
                         return;
@@ -223,11 +226,15 @@ impl Chat {
 
     async fn show_history(&self) {
         let Some(session) = self.session else { return self.screen.note("no session yet") };
-        let path = format!("/v1/sessions/{session}/events?limit=200");
-        match self.client.call::<Value>(Method::GET, &path).await {
+        match self.last_events(session).await {
             Ok(page) => self.screen.history(&page),
             Err(error) => self.screen.error(&error.to_string()),
         }
+    }
+
+    async fn last_events(&self, session: Uuid) -> Result<Value, ClientError> {
+        let head: Value = self.client.call(Method::GET, &format!("/v1/sessions/{session}")).await?;
+        self.client.call(Method::GET, &last_page(session, &head)).await
     }
 
     fn remember_session(&self, session: Uuid) {
@@ -250,7 +257,26 @@ async fn cancel(client: &Client, screen: &Screen, session: Uuid) {
     }
 }
 
+/// Where the end of a session's log is read; a page begins after its `after`.
+fn last_page(session: Uuid, head: &Value) -> String {
+    let last = head.get("last_seq").and_then(Value::as_u64).unwrap_or(0);
+    let after = last.saturating_sub(HISTORY);
+    format!("/v1/sessions/{session}/events?limit={HISTORY}&after={after}")
+}
+
 fn last_session(options: &ChatOptions) -> Option<Uuid> {
     let folder = options.memory.as_ref()?;
     std::fs::read_to_string(folder.join("chat_session")).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_session_is_shown_not_its_beginning() {
+        let page = |last: u64| last_page(Uuid::nil(), &json!({ "last_seq": last }));
+        assert!(page(9).ends_with("?limit=200&after=0"));
+        assert!(page(1_000).ends_with("?limit=200&after=800"));
+    }
 }

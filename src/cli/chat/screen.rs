@@ -83,6 +83,7 @@ impl Screen {
             )),
             News::Notice(text) => self.note(&text),
             News::Over(ending) => self.ending(&ending),
+            News::Lost(why) => self.error(&why),
         }
     }
 
