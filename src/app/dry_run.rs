@@ -7,10 +7,11 @@ use serde::Serialize;
 use soma_config::{CentralizedConfig, Loaded};
 use soma_runtime::Plan;
 
-use super::{ports, registry};
+use super::{personas, ports, registry};
 use crate::{
-    adapters::store::sqlite::{Inspection, SqliteStore},
+    adapters::store::sqlite::{self, Inspection, LockError, SqliteStore},
     cli::{exit, out},
+    http,
 };
 
 /// How long our own server may take to say that a port is its.
@@ -64,8 +65,10 @@ fn examine(loaded: &Loaded) -> Outcome {
     if let Err(error) = &plan {
         checks.push(fault("plan", error.to_string(), exit::GAVE_UP));
     }
+    checks.push(data_dir(config));
     checks.push(store(config));
     checks.push(policy(config));
+    checks.extend(files(config));
     checks.push(port("API address", config.gateway.bind, config));
     checks.push(port("admin address", config.gateway.admin_bind, config));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
@@ -85,6 +88,29 @@ fn engines(config: &CentralizedConfig) -> Check {
         Ok(()) => fine("engines", "embedded: sqlite, local bus, local live".to_owned()),
         Err(error) => fault("engines", error.to_string(), exit::CONFIG),
     }
+}
+
+/// A directory that our own running server holds is no fault: the start would replace it.
+fn data_dir(config: &CentralizedConfig) -> Check {
+    let what = "data directory";
+    match sqlite::could_own(&config.storage.data_dir) {
+        Ok(()) => fine(what, format!("`{}` can be had", config.storage.data_dir.display())),
+        Err(error @ LockError::Held { .. }) if is_ours(config.gateway.admin_bind) => {
+            warning(what, error.to_string())
+        }
+        Err(error) => fault(what, format!("{:#}", anyhow::Error::from(error)), exit::CONFIG),
+    }
+}
+
+/// What the configuration names and a start reads; told only if it is of no use.
+fn files(config: &CentralizedConfig) -> Vec<Check> {
+    crate::adapters::tls::install();
+    let auth = http::check_auth(&config.auth).map_err(anyhow::Error::from).err();
+    let personas = personas::load(config.turns.personas.as_deref()).map_err(Into::into).err();
+    [("authentication", auth), ("personas", personas)]
+        .into_iter()
+        .filter_map(|(what, error)| Some(fault(what, format!("{:#}", error?), exit::CONFIG)))
+        .collect()
 }
 
 fn store(config: &CentralizedConfig) -> Check {

@@ -22,9 +22,9 @@ use soma_config::{CentralizedConfig, Loaded, LogFormat};
 use soma_contract::{Ids, Owner, ids::RandomIds};
 use soma_runtime::{Io, Orchestrator, RestartPolicy, Running};
 
-use self::{drain::Serving, services::Services, watch::Watch};
+use self::{drain::Serving, personas::PersonasError, services::Services, watch::Watch};
 use crate::{
-    adapters::{store::sqlite::OpenError, tls},
+    adapters::{policy::RegoError, store::sqlite::OpenError, tls},
     cli::exit,
     http::{self, Edge},
     telemetry::logs::{self, LogControl, Shape},
@@ -62,6 +62,7 @@ pub fn main(loaded: &Loaded) -> ExitCode {
 async fn run(config: &CentralizedConfig, log: LogControl) -> anyhow::Result<u8> {
     ports::supported(config)?;
     tls::install();
+    http::check_auth(&config.auth).context("set up authentication")?;
     let asked = signals::listen().context("listen for signals")?;
     // A port that is taken is the likeliest fault, so that it is found first.
     let admin = bind(config.gateway.admin_bind).context("bind SA01_ADMIN_BIND")?;
@@ -151,6 +152,9 @@ fn shape(format: LogFormat) -> Shape {
 /// Tells a wrong configuration from everything else that keeps the process from starting.
 fn code_of(error: &anyhow::Error) -> u8 {
     let is_configuration = error.is::<ports::Unsupported>()
+        || error.is::<PersonasError>()
+        || error.is::<RegoError>()
+        || error.is::<http::AccessError>()
         || matches!(error.downcast_ref(), Some(OpenError::Lock(_)));
     if is_configuration {
         exit::CONFIG

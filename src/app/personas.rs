@@ -1,20 +1,33 @@
 //! The personas that every tenant has, from a file.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use soma_contract::persona::Persona;
+
+/// The file that `SA01_TURNS_PERSONAS` names is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("read personas `{}`", file.display())]
+pub(super) struct PersonasError {
+    file: PathBuf,
+    source: anyhow::Error,
+}
 
 /// Reads the file; without one there are none.
 ///
 /// # Errors
 ///
 /// The file cannot be read, is no JSON array of personas, or names one twice.
-pub(super) fn load(file: Option<&Path>) -> anyhow::Result<Arc<[Persona]>> {
+pub(super) fn load(file: Option<&Path>) -> Result<Arc<[Persona]>, PersonasError> {
     let Some(file) = file else { return Ok(Arc::from([])) };
-    let name = file.display();
-    let text = std::fs::read_to_string(file).with_context(|| format!("read personas `{name}`"))?;
-    parse(&text).with_context(|| format!("read personas `{name}`"))
+    std::fs::read_to_string(file)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| parse(&text))
+        .map_err(|source| PersonasError { file: file.to_owned(), source })
 }
 
 fn parse(text: &str) -> anyhow::Result<Arc<[Persona]>> {

@@ -46,7 +46,7 @@ mod tools;
 mod uploads;
 
 pub use self::{
-    access::AccessError,
+    access::{AccessError, check_auth},
     edge::{Edge, EdgeError, Parts, RestartError, SetLogLevel, Supervision},
     health::{ComponentHealth, HealthReport, HealthSource, HealthStatus},
     server::{Server, serve_admin, serve_api},

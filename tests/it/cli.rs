@@ -145,6 +145,29 @@ async fn a_dry_run_knows_the_store_and_who_holds_the_ports() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_fails_where_a_start_would_and_with_its_code() {
+    let owner = Setup::new();
+    let server = owner.start().await.unwrap();
+    let held = owner.data_dir().display().to_string();
+    for (name, value, told) in [
+        ("SA01_DATA_DIR", held.as_str(), format!("in use by process {}", server.pid())),
+        ("SA01_DATA_DIR", "/dev/null/data", "cannot lock data directory".to_owned()),
+        ("SA01_TURNS_PERSONAS", "/nowhere.json", "read personas `/nowhere.json`".to_owned()),
+        ("SA01_POLICY_DIR", "/nowhere", "cannot read `/nowhere`".to_owned()),
+        ("SA01_AUTH_JWT_PUBLIC_KEY", "no key", "neither an RSA nor a P-256 key".to_owned()),
+    ] {
+        let setup = Setup::new().set(name, value);
+        let dry = run(&setup, &["run", "--dry-run"]);
+        assert_eq!(dry.code, Some(78), "{name}: {}", dry.out);
+        assert!(dry.out.contains(&told), "{name}: {}", dry.out);
+        assert!(dry.out.contains("would not start"), "{name}: {}", dry.out);
+        let refused = setup.start().await.unwrap_err();
+        assert!(refused.contains("exit status: 78"), "{name}: {refused}");
+        assert!(refused.contains(&told), "{name}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_asks_a_running_server() {
     let setup = Setup::new();
     let server = setup.start().await.unwrap();

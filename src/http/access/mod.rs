@@ -29,6 +29,15 @@ pub enum AccessError {
     Client(String),
 }
 
+/// Says whether the settings of authentication can be used.
+///
+/// # Errors
+///
+/// A key or client that cannot be made of them.
+pub fn check_auth(settings: &Auth) -> Result<(), AccessError> {
+    Tokens::new(settings).map(drop)
+}
+
 /// Establishes who is asking.
 pub(super) struct Access {
     required: bool,

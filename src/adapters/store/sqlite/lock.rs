@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::Access;
+
 /// The lock's file, in the data directory; it holds the owner's process id.
 const FILE: &str = "lock";
 
@@ -63,12 +65,44 @@ impl DirLock {
         Ok(Self { file })
     }
 
+    /// Says whether this process could have the directory, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or the file system would refuse.
+    pub(super) fn look(data_dir: &Path) -> Result<(), LockError> {
+        let io = |source| LockError::Io { path: data_dir.to_owned(), source };
+        may_write(data_dir).map_err(io)?;
+        let mut file = match OpenOptions::new().read(true).write(true).open(data_dir.join(FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                Err(LockError::Held { path: data_dir.to_owned(), pid: owner(&mut file) })
+            }
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
     /// Gives the directory up before the lock is dropped.
     pub(super) fn release(&self) {
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "cannot unlock the data directory");
         }
     }
+}
+
+/// Says whether files can be made in the directory, or it in the nearest folder that there is.
+fn may_write(data_dir: &Path) -> io::Result<()> {
+    let there =
+        data_dir.ancestors().find(|folder| folder.exists()).unwrap_or_else(|| Path::new("."));
+    if !there.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 fn owner(file: &mut File) -> String {
@@ -96,7 +130,20 @@ mod tests {
         let first = DirLock::acquire(dir.path()).unwrap();
         let error = DirLock::acquire(dir.path()).unwrap_err();
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        assert!(matches!(DirLock::look(dir.path()), Err(LockError::Held { .. })));
         drop(first);
+        DirLock::look(dir.path()).unwrap();
         DirLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_look_makes_nothing_and_knows_what_could_not_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("a").join("b");
+        DirLock::look(&missing).unwrap();
+        assert!(!dir.path().join("a").exists());
+        std::fs::write(dir.path().join("a"), "a file").unwrap();
+        assert!(matches!(DirLock::look(&missing), Err(LockError::Io { .. })));
+        assert!(DirLock::acquire(&missing).is_err());
     }
 }

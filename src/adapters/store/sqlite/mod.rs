@@ -101,6 +101,15 @@ pub enum OpenError {
     Database(#[from] sqlx::Error),
 }
 
+/// Says whether this process could own the data directory, and changes nothing.
+///
+/// # Errors
+///
+/// Another process owns it, or the file system would refuse.
+pub fn could_own(data_dir: &Path) -> Result<(), LockError> {
+    DirLock::look(data_dir)
+}
+
 /// The store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
