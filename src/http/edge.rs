@@ -168,6 +168,14 @@ impl Edge {
         *self.0.draining.borrow()
     }
 
+    /// Returns when a drain has lasted so long that whoever waits for a turn is to be told to come
+    /// back, which is better than a connection that breaks.
+    pub(super) async fn patience_over(&self) {
+        // The sender is ours, so that it cannot be gone.
+        self.draining().wait_for(|draining| *draining).await.ok();
+        tokio::time::sleep(self.settings().limits.drain_patience).await;
+    }
+
     /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.0.parts.settings

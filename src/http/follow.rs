@@ -6,10 +6,11 @@
 use std::{sync::Arc, time::Duration};
 
 use soma_contract::{
-    Event, SessionId, TenantId, TurnId,
+    Event, EventId, SessionId, TenantId,
+    message::Accepted,
     port::{
         live::{Heard, Listener, Live, LiveEvent, Snapshot, TextPosition},
-        store::{Store, StoreResult},
+        store::{Store, StoreError, StoreResult},
     },
 };
 use tokio::time::{sleep, timeout};
@@ -112,22 +113,38 @@ impl Follower {
         }
     }
 
-    /// Waits for the terminal event of a turn.
+    /// Waits for the terminal event of a message.
     ///
     /// # Errors
     ///
-    /// The session does not exist (any more), or the store does not answer.
-    pub(super) async fn terminal(&mut self, turn_id: TurnId) -> StoreResult<Event> {
+    /// The session was deleted after the message had ended, or the store does not answer.
+    pub(super) async fn terminal(&mut self, message: &Accepted) -> StoreResult<Event> {
         loop {
-            for told in self.next(DISTRUST).await? {
+            let told = match self.next(DISTRUST).await {
+                Ok(told) => told,
+                Err(StoreError::NotFound) => return self.kept_end(message.event_id).await,
+                Err(error) => return Err(error),
+            };
+            for told in told {
                 if let Told::Durable(event) = told
                     && event.event_type.is_terminal()
-                    && event.turn_id == Some(turn_id)
+                    && event.turn_id == Some(message.turn_id)
                 {
                     return Ok(event);
                 }
             }
         }
+    }
+
+    /// Returns how a message of a session that was deleted has ended: the log is gone, but the ends
+    /// that the deletion itself brought about are kept for those who wait.
+    ///
+    /// # Errors
+    ///
+    /// The message had ended before, or the store does not answer.
+    pub(super) async fn kept_end(&mut self, event_id: EventId) -> StoreResult<Event> {
+        let message = self.store.message(&self.tenant, event_id).await?;
+        message.terminal.ok_or(StoreError::NotFound)
     }
 
     async fn poll(&mut self, quiet: Duration) -> StoreResult<Vec<Told>> {

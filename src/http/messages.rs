@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use soma_contract::{
     Event, EventId, SessionId, TurnId,
     message::{Accepted, NewMessage},
-    port::store::MessageStatus,
+    port::store::{MessageStatus, StoreError},
     turn::{TurnKind, TurnStatus},
 };
 use utoipa::ToSchema;
@@ -105,12 +105,17 @@ pub(super) async fn submit(call: &Call, message: NewMessage, wait: Option<Durati
         follower = Follower::open(&call.edge, &call.caller.tenant, accepted.session_id).await;
     }
     follower.begin_after(accepted.seq, accepted.replayed);
-    let turn = accepted.turn_id;
-    let ended = call.edge.parts().io.call(wait, async move { follower.terminal(turn).await }).await;
+    let awaited = accepted.clone();
+    let ended = async move { follower.terminal(&awaited).await };
+    let ended = tokio::select! {
+        ended = call.edge.parts().io.call(wait, ended) => ended.ok(),
+        () = call.edge.patience_over() => None,
+    };
     match ended {
-        Ok(Ok(event)) => respond(StatusCode::OK, &accepted, &event),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_late) => respond(StatusCode::ACCEPTED, &accepted, &accepted),
+        Some(Ok(event)) => respond(StatusCode::OK, &accepted, &event),
+        Some(Err(StoreError::NotFound)) => Err(Problem::of(codes::SESSION_DELETED)),
+        // It is accepted all the same: an error would have it sent again.
+        Some(Err(_)) | None => respond(StatusCode::ACCEPTED, &accepted, &accepted),
     }
 }
 

@@ -51,6 +51,9 @@ pub struct Limits {
     pub max_wait: Duration,
     /// How long `POST /v1/chat/completions` waits for the end of its turn.
     pub completion_timeout: Duration,
+    /// How long, in a drain, a request still waits for its turn to end: less than the requests in
+    /// flight are given before they are cut off.
+    pub drain_patience: Duration,
     /// How long one call of a port may take.
     pub port_deadline: Duration,
 }
@@ -64,6 +67,7 @@ impl Default for Limits {
             max_wait: Duration::from_mins(5),
             // A turn may work for 10 minutes and wait for 15.
             completion_timeout: Duration::from_mins(30),
+            drain_patience: Duration::from_secs(5),
             port_deadline: Duration::from_secs(10),
         }
     }

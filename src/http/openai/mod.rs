@@ -31,6 +31,7 @@ use serde_json::{Map, Value, json};
 use soma_contract::{
     SessionId, TenantId,
     message::{Accepted, PRIOR_MESSAGES},
+    port::store::StoreError,
     turn::TurnKind,
 };
 use uuid::Uuid;
@@ -178,15 +179,25 @@ async fn whole(
     accepted: &Accepted,
     heading: &Heading,
 ) -> Answer {
-    let turn_id = accepted.turn_id;
+    let awaited = accepted.clone();
     let deadline: Duration = call.edge.settings().limits.completion_timeout;
-    let ended =
-        call.edge.parts().io.call(deadline, async move { follower.terminal(turn_id).await });
-    let event = ended.await.map_err(|_late| {
-        let detail = format!("the message `{}` is still being answered", accepted.event_id);
-        Problem::new(codes::TIMED_OUT, detail)
-    })??;
-    answer::whole(heading, &event)
+    let ended = async move { follower.terminal(&awaited).await };
+    let ended = tokio::select! {
+        ended = call.edge.parts().io.call(deadline, ended) => ended.ok(),
+        () = call.edge.patience_over() => None,
+    };
+    match ended {
+        Some(Ok(event)) => answer::whole(heading, &event),
+        Some(Err(StoreError::NotFound)) => Err(Problem::of(codes::SESSION_DELETED)),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(unfinished(accepted)),
+    }
+}
+
+/// Tells a client that waits no longer that its message is not lost.
+fn unfinished(accepted: &Accepted) -> Problem {
+    let detail = format!("the message `{}` is still being answered", accepted.event_id);
+    Problem::new(codes::TIMED_OUT, detail)
 }
 
 #[cfg(test)]

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use actix_web::{HttpResponse, web::Bytes};
 use serde_json::{Value, json};
-use soma_contract::{Event, TurnId, message::Accepted};
+use soma_contract::{Event, message::Accepted, port::store::StoreError};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     answer::{Heading, failure, finish_reason},
     said::Said,
+    unfinished,
 };
 use crate::http::{
     call::Call,
-    codes,
     follow::{Follower, Told},
     problem::Problem,
     sse::{self, Frames},
@@ -30,7 +30,7 @@ pub(super) fn respond(
     let settings = call.edge.settings().streams;
     let (frames, buffer) = mpsc::channel(settings.buffer.max(1));
     let writer = Writer {
-        turn_id: accepted.turn_id,
+        accepted: accepted.clone(),
         heading,
         with_usage,
         frames,
@@ -39,17 +39,20 @@ pub(super) fn respond(
     };
     let deadline = call.edge.settings().limits.completion_timeout;
     let metrics = call.edge.metrics().clone();
+    let edge = call.edge.clone();
     let task = call.edge.parts().io.handle().spawn(async move {
-        let written = tokio::time::timeout(deadline, writer.run(follower)).await;
-        let reason = match written {
-            Ok(Ok(())) => "ended",
-            Ok(Err(Gone)) => "reader_gone",
-            Err(_late) => {
-                // Best effort: the reader may be what is late.
-                drop(writer.frames.try_send(error_frame(&Problem::of(codes::TIMED_OUT))));
-                "timed_out"
-            }
+        let reason = tokio::select! {
+            written = writer.run(follower) => match written {
+                Ok(()) => "ended",
+                Err(Gone) => "reader_gone",
+            },
+            () = tokio::time::sleep(deadline) => "timed_out",
+            () = edge.patience_over() => "drained",
         };
+        if matches!(reason, "timed_out" | "drained") {
+            // Best effort: the reader may be what is late.
+            drop(writer.frames.try_send(error_frame(&unfinished(&writer.accepted))));
+        }
         metrics.stream_ended(reason);
     });
     sse::stream(Frames::new(buffer, task, &call.edge))
@@ -59,7 +62,7 @@ pub(super) fn respond(
 struct Gone;
 
 struct Writer {
-    turn_id: TurnId,
+    accepted: Accepted,
     heading: Heading,
     with_usage: bool,
     frames: mpsc::Sender<Bytes>,
@@ -80,7 +83,16 @@ impl Writer {
             };
             let told = match told {
                 Ok(told) => told,
-                Err(error) => return self.send(error_frame(&Problem::from(error))).await,
+                Err(error) => {
+                    let event = match error {
+                        StoreError::NotFound => follower.kept_end(self.accepted.event_id).await,
+                        other => Err(other),
+                    };
+                    return match event {
+                        Ok(event) => self.end(&mut said, &event).await,
+                        Err(error) => self.send(error_frame(&Problem::from(error))).await,
+                    };
+                }
             };
             if told.is_empty() && spoken.elapsed() >= self.keepalive {
                 self.send(Bytes::from_static(b": keepalive\n\n")).await?;
@@ -98,16 +110,19 @@ impl Writer {
     /// Tells what belongs to our turn; returns its terminal event.
     async fn tell(&self, said: &mut Said, told: Told) -> Result<Option<Event>, Gone> {
         let fresh = match told {
-            Told::Piece { at, text } if at.turn_id == self.turn_id => said.piece(at, &text),
-            Told::Snapshot(snapshot) if snapshot.at.turn_id == self.turn_id => {
+            Told::Piece { at, text } if at.turn_id == self.accepted.turn_id => {
+                said.piece(at, &text)
+            }
+            Told::Snapshot(snapshot) if snapshot.at.turn_id == self.accepted.turn_id => {
                 said.snapshot(snapshot.at, &snapshot.text)
             }
-            Told::Void(at) if at.turn_id == self.turn_id => {
+            Told::Void(at) if at.turn_id == self.accepted.turn_id => {
                 said.void(at);
                 None
             }
             Told::Durable(event)
-                if event.event_type.is_terminal() && event.turn_id == Some(self.turn_id) =>
+                if event.event_type.is_terminal()
+                    && event.turn_id == Some(self.accepted.turn_id) =>
             {
                 return Ok(Some(event));
             }

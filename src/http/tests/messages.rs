@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use soma_contract::{
     port::policy::Decision,
     testing::{
@@ -16,7 +16,7 @@ use soma_contract::{
 use soma_gateway::Accept;
 use soma_runtime::{CallError, Outlet};
 
-use super::support::{Ask, Site, commit};
+use super::support::{Ask, Reply, Site, commit};
 
 const SEND: &str = "/v1/session/message";
 
@@ -28,7 +28,7 @@ async fn a_message_is_accepted_and_its_way_can_be_followed() {
     let second = site.say(accepted["session_id"].as_str(), "and you?").await;
     assert_eq!(second["n"], 2);
 
-    let path = |accepted: &serde_json::Value| {
+    let path = |accepted: &Value| {
         format!("/v1/messages/{}", accepted["event_id"].as_str().unwrap())
     };
     let queued = site.get(&path(&second)).await;
@@ -136,6 +136,71 @@ async fn a_deleted_session_is_gone_and_a_foreign_one_does_not_exist() {
     let gone = site.ask("POST", SEND, Ask::json(&body).token(&acme)).await;
     gone.is_problem(410, "session_deleted");
     site.ask("GET", &path, Ask::default().token(&acme)).await.is_problem(404, "not_found");
+}
+
+/// Sends requests about a session that all wait for their turns; `then` happens once all wait.
+async fn all_waiting(
+    site: &Site,
+    session: &str,
+    asks: &[(&str, Value)],
+    then: impl Future<Output = ()>,
+) -> Vec<Reply> {
+    let waiting = asks.iter().map(|(path, body)| async move {
+        let ask = Ask::json(body).header("x-session-id", session);
+        site.ask_at(&site.url(path), "POST", ask).await
+    });
+    let path = format!("/v1/sessions/{session}");
+    let acting = async {
+        // One that nobody waits for was there before.
+        while site.get(&path).await.body["unfinished"] != asks.len() + 1 {
+            tokio::task::yield_now().await;
+        }
+        then.await;
+    };
+    tokio::join!(futures::future::join_all(waiting), acting).0
+}
+
+fn completion(stream: bool) -> Value {
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    json!({"model": "fake-model", "stream": stream, "messages": messages})
+}
+
+#[tokio::test]
+async fn whoever_waits_learns_that_a_deletion_has_ended_the_turn() {
+    let site = Site::new();
+    let session = site.say(None, "hello").await["session_id"].as_str().unwrap().to_owned();
+    let asks = [
+        ("/v1/session/message?wait=60s", json!({"session_id": session, "message": "hello"})),
+        ("/v1/chat/completions", completion(false)),
+        ("/v1/chat/completions", completion(true)),
+    ];
+    let replies = all_waiting(&site, &session, &asks, async {
+        let path = format!("/v1/sessions/{session}");
+        assert_eq!(site.ask("DELETE", &path, Ask::default()).await.status, 204);
+    })
+    .await;
+    let [message, whole, streamed] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!((message.status, &message.body["type"]), (200, &json!("assistant.cancelled")));
+    assert_eq!((whole.status, &whole.body["error"]["code"]), (409, &json!("cancelled")));
+    assert!(streamed.text.contains(r#""code":"cancelled""#), "{}", streamed.text);
+}
+
+#[tokio::test]
+async fn whoever_waits_in_a_drain_is_told_that_the_message_is_accepted() {
+    let site = Site::with(|setup| {
+        setup.settings.limits.drain_patience = std::time::Duration::ZERO;
+    });
+    let session = site.say(None, "hello").await["session_id"].as_str().unwrap().to_owned();
+    let asks = [
+        ("/v1/session/message?wait=60s", json!({"session_id": session, "message": "hello"})),
+        ("/v1/chat/completions", completion(false)),
+        ("/v1/chat/completions", completion(true)),
+    ];
+    let replies = all_waiting(&site, &session, &asks, async { site.edge.drain() }).await;
+    let [message, whole, streamed] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!((message.status, &message.body["session_id"]), (202, &json!(session)));
+    assert_eq!((whole.status, &whole.body["error"]["code"]), (504, &json!("timed_out")));
+    assert!(streamed.text.contains(r#""code":"timed_out""#), "{}", streamed.text);
 }
 
 /// A gateway that fails first in each of these ways, and counts how often it is asked.
