@@ -41,9 +41,10 @@ pub(super) async fn read(call: Call) -> Answer {
 
 async fn follow(call: &Call, session_id: SessionId, after: u64) -> Answer {
     let (store, tenant) = (call.store(), call.caller.tenant.clone());
-    call.edge.ask(async move { store.session(&tenant, session_id).await }).await?;
+    let session = call.edge.ask(async move { store.session(&tenant, session_id).await }).await?;
     let mut follower = Follower::open(&call.edge, &call.caller.tenant, session_id).await;
-    follower.begin_after(after, true);
+    // A reader that is ahead of the log, such as after a backup was restored, must not go deaf.
+    follower.begin_after(after.min(session.last_seq), true);
     Ok(sse::respond(&call.edge, session_id, follower))
 }
 

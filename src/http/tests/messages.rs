@@ -28,9 +28,8 @@ async fn a_message_is_accepted_and_its_way_can_be_followed() {
     let second = site.say(accepted["session_id"].as_str(), "and you?").await;
     assert_eq!(second["n"], 2);
 
-    let path = |accepted: &Value| {
-        format!("/v1/messages/{}", accepted["event_id"].as_str().unwrap())
-    };
+    let path =
+        |accepted: &Value| format!("/v1/messages/{}", accepted["event_id"].as_str().unwrap());
     let queued = site.get(&path(&second)).await;
     assert_eq!((&queued.body["status"], &queued.body["place"]), (&json!("queued"), &json!(1)));
     let claimed = site.claim(&accepted).await;

@@ -66,6 +66,16 @@ async fn a_reader_resumes_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_ahead_of_the_log_hears_what_comes() {
+    let site = Site::new();
+    let accepted = site.say(None, "one").await;
+    let ask = Ask::default().header("last-event-id", "999");
+    let mut stream = site.stream("GET", &path(&accepted), ask).await;
+    site.say(accepted["session_id"].as_str(), "two").await;
+    assert_eq!(stream.next().await.unwrap().0, Some(2));
+}
+
+#[tokio::test]
 async fn who_joins_late_gets_the_text_so_far_and_what_follows() {
     let site = Site::new();
     let accepted = site.say(None, "hello").await;
