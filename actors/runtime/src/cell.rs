@@ -232,10 +232,12 @@ impl Cell {
             }
             _ => None,
         };
+        // At once after a fault, or when the time of a back-off has come; an order is no restart.
+        let unordered = fault.is_some() || event == Event::Timer;
         let now = tree.now();
         let action = decide(&mut record, &adopted.policy, event, now, &mut *lock(&tree.rng));
         let told = (before != (record.state, record.generation)).then(|| {
-            if fault.is_some() && record.state == State::Starting {
+            if unordered && record.state == State::Starting {
                 self.counters.restarts.fetch_add(1, Ordering::Relaxed);
             }
             tree.event(&self.name, before.0, &record, fault)

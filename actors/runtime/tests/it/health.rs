@@ -76,15 +76,18 @@ fn the_tree_is_told_as_metrics() {
         let link = spec.link();
         let running = Orchestrator::launch(Registry::default().with(spec), settings).await.unwrap();
         let mut events = running.events();
-        link.inject(soma_runtime::Fault::Panic);
-        until(&mut events, "victim", ServiceState::Ready).await;
+        // The first restart is at once, the second after a delay.
+        for _ in 0..2 {
+            link.inject(soma_runtime::Fault::Panic);
+            until(&mut events, "victim", ServiceState::Ready).await;
+        }
         let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
         for line in [
             "soma_service_state{service=\"victim\",state=\"ready\"} 1",
             "soma_service_state{service=\"victim\",state=\"failed\"} 0",
-            "soma_service_generation{service=\"victim\"} 2",
-            "soma_service_panics_total{service=\"victim\"} 1",
-            "soma_service_restarts_total{service=\"victim\"} 1",
+            "soma_service_generation{service=\"victim\"} 3",
+            "soma_service_panics_total{service=\"victim\"} 2",
+            "soma_service_restarts_total{service=\"victim\"} 2",
             "soma_leaked_threads_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
