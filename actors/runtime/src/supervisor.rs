@@ -3,8 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{BoxFuture, LocalBoxFuture};
-use tokio::time::timeout_at;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, LocalBoxFuture},
+    stream::FuturesUnordered,
+};
+use tokio::{task::unconstrained, time::timeout_at};
 
 use crate::{
     cause::{Cause, CauseKind},
@@ -76,16 +80,28 @@ impl Brood {
             for member in self.level(level) {
                 member.cell.apply(Event::Start);
             }
-            for member in self.level(level) {
-                let by = began + member.cell.terms().start_deadline + GRACE;
-                if let Err(cause) = member.started(tree, by).await {
-                    self.stop(tree, Duration::MAX).await;
-                    return Err(LaunchError::Start {
-                        service: Arc::clone(&member.cell.name),
-                        cause,
-                    });
-                }
+            if let Err(error) = self.started(level, tree, began).await {
+                self.stop(tree, Duration::MAX).await;
+                return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    /// Waits until a level is up, or the first of it has failed.
+    async fn started(&self, level: usize, tree: &Tree, began: Duration) -> Result<(), LaunchError> {
+        let mut starts: FuturesUnordered<_> = self
+            .level(level)
+            .map(async |member| {
+                let by = began + member.cell.terms().start_deadline + GRACE;
+                let service = Arc::clone(&member.cell.name);
+                let started = member.started(tree, by).await;
+                started.map_err(|cause| LaunchError::Start { service, cause })
+            })
+            .collect();
+        // Outside of Tokio's budget: one that is spent makes all of thousands be polled again.
+        while let Some(started) = unconstrained(starts.next()).await {
+            started?;
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use std::{
 
 use futures::future::LocalBoxFuture;
 use soma_runtime::{
-    CauseKind, Ending, Entry, LaunchError, Message, Reply, Scope, Service, ServiceState, Spec,
-    Starting,
+    CauseKind, Ending, Entry, LaunchError, Message, Registry, Reply, Scope, Service, ServiceState,
+    Spec, Starting,
 };
 
 use crate::support::{Count, FOREVER, Victim, launch_here, paused, until};
@@ -60,7 +60,9 @@ fn services_start_by_levels_and_stop_in_reverse() {
             diarist(&diary, "tools", &["memory"], 1).into(),
             diarist(&diary, "memory", &[], 5).into(),
         ];
+        let before = tokio::time::Instant::now();
         let running = launch_here(specs).await.unwrap();
+        assert_eq!(before.elapsed().as_secs(), 8, "a level starts in parallel");
         let started = diary.lock().unwrap().clone();
         assert_eq!(started, ["+memory", "+tools", "+worker", "+gateway"]);
         let report = running.stop(FOREVER).await;
@@ -85,6 +87,50 @@ fn a_failed_start_is_rolled_back_in_reverse() {
         assert_eq!(error.to_string(), "start service `failing`: will not");
         let diary = diary.lock().unwrap().clone();
         assert_eq!(diary, ["+memory", "+tools", "+failing", "-tools", "-memory"]);
+    });
+}
+
+#[test]
+fn a_failure_does_not_wait_for_a_slow_start_beside_it() {
+    paused(async {
+        let diary = Diary::default();
+        let specs: [Entry; 3] = [
+            diarist(&diary, "memory", &[], 1).into(),
+            diarist(&diary, "slow", &["memory"], 3_600)
+                .start_deadline(Duration::from_hours(2))
+                .into(),
+            diarist(&diary, "failing", &["memory"], 1).into(),
+        ];
+        let before = tokio::time::Instant::now();
+        let error = launch_here(specs).await.unwrap_err();
+        assert_eq!(error.to_string(), "start service `failing`: will not");
+        assert_eq!(before.elapsed().as_secs(), 3, "two starts and a stop of a second each");
+        tokio::time::sleep(Duration::from_hours(3)).await;
+        assert_eq!(*diary.lock().unwrap(), ["+memory", "+failing", "-memory"]);
+    });
+}
+
+#[test]
+fn restarting_a_supervisor_restarts_its_children_in_order() {
+    paused(async {
+        let diary = Diary::default();
+        let children: [Entry; 2] = [
+            diarist(&diary, "outer", &["inner"], 1).into(),
+            diarist(&diary, "inner", &[], 1).into(),
+        ];
+        let spec = Spec::supervisor("supervisor", Registry::new(children)).critical(true);
+        let running = launch_here([spec.into()]).await.unwrap();
+        assert_eq!(*diary.lock().unwrap(), ["+inner", "+outer"]);
+        running.restart("supervisor").await.unwrap();
+        let restarted = diary.lock().unwrap().split_off(2);
+        assert_eq!(restarted, ["-outer", "-inner", "+inner", "+outer"]);
+        let tree = running.tree();
+        for name in ["supervisor", "inner", "outer"] {
+            let service = tree.find(name).unwrap();
+            assert_eq!((service.generation, service.restarts), (2, 0), "an order is no death");
+            assert_eq!(service.cause, None);
+        }
+        assert!(running.stop(FOREVER).await.is_clean());
     });
 }
 
