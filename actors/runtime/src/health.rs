@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::{
     cell::{Cell, lock},
+    decide::Event,
     event::ServiceState,
     guard::guarded,
     service::{Health, HealthStatus},
@@ -192,6 +193,9 @@ impl Monitor {
         self.brood.visit(&mut |cell| {
             if cell.gate().placed {
                 lock(&cell.probed).ask(now);
+            } else {
+                // Without a thread it has no clock of its own: its next try may be due.
+                cell.apply(Event::Timer);
             }
         });
         for done in self.tree.hosts.all().iter().map(|host| host.probe()).collect::<Vec<_>>() {

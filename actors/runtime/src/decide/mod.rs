@@ -15,6 +15,8 @@ use crate::{
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod rule;
 
 /// Where a service stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +103,8 @@ pub(crate) struct Record {
     spent: bool,
     last_hang: Option<Duration>,
     launched: bool,
+    /// No thread could be had: there is no runner until one is placed.
+    homeless: bool,
 }
 
 impl Record {
@@ -118,6 +122,7 @@ impl Record {
             spent: false,
             last_hang: None,
             launched: false,
+            homeless: false,
         }
     }
 
@@ -137,8 +142,18 @@ impl Record {
 
     fn place(&mut self, now: Duration) -> Action {
         self.line += 1;
+        self.homeless = false;
         self.begin(now);
         Action::Place
+    }
+
+    /// Begins the next incarnation, with a new runner if there is none.
+    fn begin_or_place(&mut self, now: Duration) -> Action {
+        if self.homeless {
+            return self.place(now);
+        }
+        self.begin(now);
+        Action::None
     }
 
     /// Forgets deaths after a healthy life, or because a person ordered it.
@@ -296,21 +311,21 @@ fn hung(
 
 fn unplaced(record: &mut Record, policy: &RestartPolicy, cause: Cause, now: Duration) -> Action {
     remember(record, cause);
-    record.enter(State::Failed { retry_at: None }, now);
-    match (policy.when_spent, record.launched) {
-        (WhenSpent::Escalate, true) => escalate(record),
-        _ => Action::None,
+    record.homeless = true;
+    if record.launched {
+        return spend(record, policy, now);
     }
+    record.enter(State::Failed { retry_at: None }, now);
+    Action::None
 }
 
 fn timer(record: &mut Record, now: Duration) -> Action {
     match record.state {
         State::Backoff { until: due } | State::Failed { retry_at: Some(due) } if due <= now => {
-            record.begin(now);
+            record.begin_or_place(now)
         }
-        _ => {}
+        _ => Action::None,
     }
-    Action::None
 }
 
 fn stop(record: &mut Record, by: Duration, now: Duration) -> Action {
@@ -336,14 +351,14 @@ fn restart(record: &mut Record, by: Duration, now: Duration) -> Action {
         State::Starting | State::Ready | State::Degraded => {
             record.forgive();
             record.enter(State::Stopping { then: After::Restart, by }, now);
+            Action::None
         }
         State::Backoff { .. } | State::Failed { .. } => {
             record.forgive();
-            record.begin(now);
+            record.begin_or_place(now)
         }
-        State::Registered | State::Stopping { .. } | State::Stopped => {}
+        State::Registered | State::Stopping { .. } | State::Stopped => Action::None,
     }
-    Action::None
 }
 
 fn drained(record: &mut Record, now: Duration) -> Action {

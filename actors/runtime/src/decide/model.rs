@@ -1,4 +1,4 @@
-//! The core against a model that is too simple to be wrong, over random histories.
+//! What holds for the core over random histories, and some histories in full.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 
-const CASES: u32 = 2_000;
+pub(super) const CASES: u32 = 2_000;
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Start,
     Ready,
     Health(bool),
@@ -20,9 +20,10 @@ enum Step {
     Stop,
     Restart,
     Drained,
+    Unplaced,
 }
 
-fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     let step = prop_oneof![
         2 => Just(Step::Start),
         6 => Just(Step::Ready),
@@ -33,11 +34,12 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         1 => Just(Step::Stop),
         1 => Just(Step::Restart),
         2 => Just(Step::Drained),
+        1 => Just(Step::Unplaced),
     ];
     prop::collection::vec((0_u64..20_000, step), 1..120)
 }
 
-fn policies() -> impl Strategy<Value = RestartPolicy> {
+pub(super) fn policies() -> impl Strategy<Value = RestartPolicy> {
     prop_oneof![
         Just(RestartPolicy::default()),
         (0_u32..3).prop_map(RestartPolicy::critical),
@@ -45,7 +47,7 @@ fn policies() -> impl Strategy<Value = RestartPolicy> {
     ]
 }
 
-fn event(step: &Step, now: Duration) -> Event {
+pub(super) fn event(step: &Step, now: Duration) -> Event {
     let by = now + Duration::from_secs(5);
     match step {
         Step::Start => Event::Start,
@@ -57,6 +59,7 @@ fn event(step: &Step, now: Duration) -> Event {
         Step::Stop => Event::Stop { by },
         Step::Restart => Event::Restart { by },
         Step::Drained => Event::Drained,
+        Step::Unplaced => Event::Unplaced(Cause::new(format!("no thread at {now:?}"))),
     }
 }
 
@@ -69,11 +72,17 @@ fn run(
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut record = Record::new();
     let mut now = Duration::ZERO;
+    let mut placed = false;
     for (gap, step) in steps {
         now += Duration::from_millis(*gap);
+        // Only an order to place a runner can fail for want of a thread.
+        if matches!(step, Step::Unplaced) && !placed {
+            continue;
+        }
         let event = event(step, now);
         let before = record.clone();
         let action = decide(&mut record, policy, event.clone(), now, &mut rng);
+        placed = action == Action::Place;
         check(&before, &event, &record, &action, now);
     }
 }
@@ -144,6 +153,7 @@ proptest! {
                 }
             }
             if let (State::Failed { retry_at: Some(at) }, Event::Timer) = (before.state, event) {
+                assert_eq!(*action == Action::Place, now >= at && before.homeless);
                 assert_eq!(after.state == State::Starting, now >= at);
             }
         });
@@ -156,7 +166,7 @@ proptest! {
         let mut record = Record::new();
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut now = Duration::ZERO;
-        for (gap, step) in &steps {
+        for (gap, step) in steps.iter().filter(|(_, step)| !matches!(step, Step::Unplaced)) {
             now += Duration::from_millis(*gap);
             decide(&mut record, &policy, event(step, now), now, &mut rng);
         }
