@@ -3,16 +3,19 @@
 use std::{
     borrow::Cow,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
+use futures::FutureExt;
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use crate::{cause::Cause, guard::Guarded, host::Host, scope::Body, service::Service};
+use crate::{
+    cause::Cause, cell::Fence, guard::Guarded, host::Watched, scope::Body, service::Service,
+};
 
 /// Why a child has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,16 +96,16 @@ where
     let (sender, result) = oneshot::channel();
     let membership = Membership { body: Rc::clone(body), number };
     body.cell().counters.children.fetch_add(1, Ordering::Relaxed);
-    let work = Ticking { host: Arc::clone(&body.host), inner: Guarded::new(component, future) };
-    let task = tokio::task::spawn_local(async move {
-        let outcome = work.await.map_err(ChildFault::from);
-        if outcome.is_err() {
+    let work = fenced(body.fence(), Guarded::new(component, future));
+    let task = tokio::task::spawn_local(Watched::new(&body.host, body.cell(), async move {
+        let outcome = work.await;
+        if matches!(outcome, Err(ChildFault::Panicked { .. })) {
             membership.body.cell().counters.child_panics.fetch_add(1, Ordering::Relaxed);
         }
         drop(membership);
         // Whoever dropped the handle does not want the result.
         drop(sender.send(outcome));
-    });
+    }));
     let handle = task.abort_handle();
     body.children.borrow_mut().insert(number, handle.clone());
     Child { result, handle }
@@ -123,17 +126,14 @@ impl<S: Service> Drop for Membership<S> {
     }
 }
 
-/// Shows the watchdog that the thread makes progress.
-struct Ticking<F> {
-    host: Arc<Host>,
-    inner: Guarded<F>,
-}
-
-impl<F: Future> Future for Ticking<F> {
-    type Output = Result<F::Output, Cause>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.host.tick();
-        Pin::new(&mut self.inner).poll(context)
-    }
+/// Ends a child whose incarnation has been replaced: on a thread that was given up and comes back
+/// after all, it does not go on where it was.
+async fn fenced<F: Future>(fence: Fence, mut work: Guarded<F>) -> Result<F::Output, ChildFault> {
+    poll_fn(|context| {
+        if !fence.is_current() {
+            return Poll::Ready(Err(ChildFault::Aborted));
+        }
+        work.poll_unpin(context).map(|outcome| outcome.map_err(ChildFault::from))
+    })
+    .await
 }

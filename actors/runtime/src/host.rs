@@ -5,11 +5,13 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
+    pin::Pin,
     rc::{Rc, Weak as RcWeak},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -35,7 +37,7 @@ pub(crate) struct Host {
     metrics: RuntimeMetrics,
     /// Bumped at each poll of a service or child: a busy thread that makes progress is not stuck.
     ticks: AtomicU64,
-    /// The cell that is being polled, or 0.
+    /// The cell whose code is running, or 0.
     polling: AtomicU64,
     cells: Mutex<HashMap<u64, Arc<Cell>>>,
     /// For how long the watchdog has seen the thread in one poll.
@@ -96,18 +98,14 @@ impl Host {
         if sent { Ok(()) } else { Err(io::Error::other("the thread has ended")) }
     }
 
-    pub(crate) fn tick(&self) {
-        self.ticks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Notes that `cell` is being polled, until the returned value is dropped.
+    /// Notes that code of `cell` runs on the thread, until the returned value is dropped.
     pub(crate) fn enter(&self, cell: u64) -> Polling<'_> {
-        self.tick();
+        self.ticks.fetch_add(1, Ordering::Relaxed);
         self.polling.store(cell, Ordering::Relaxed);
         Polling(self)
     }
 
-    /// Returns the id of the cell that is being polled, if one is.
+    /// Returns the id of the cell whose code is running, if one is.
     pub(crate) fn polling(&self) -> Option<u64> {
         Some(self.polling.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }
@@ -152,6 +150,30 @@ impl Host {
             drop(sender);
         });
         done
+    }
+}
+
+/// A future of a service, its runner or a child of it: the watchdog sees whose turn it is, and
+/// blames the right one of those that share a thread.
+pub(crate) struct Watched<F> {
+    host: Arc<Host>,
+    cell: u64,
+    inner: Pin<Box<F>>,
+}
+
+impl<F> Watched<F> {
+    pub(crate) fn new(host: &Arc<Host>, cell: &Cell, inner: F) -> Self {
+        Self { host: Arc::clone(host), cell: cell.id, inner: Box::pin(inner) }
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let _polling = this.host.enter(this.cell);
+        this.inner.as_mut().poll(context)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::{
@@ -105,7 +105,8 @@ impl Io {
     /// Runs `future` in the I/O runtime, within the current span, until `deadline` has passed.
     ///
     /// Dropped, the call is aborted. A panic in it is resumed in the caller. A caller whose
-    /// incarnation has been replaced does not get to make the call.
+    /// incarnation has been replaced does not get to make the call, and one that is replaced
+    /// meanwhile does not get to finish it.
     ///
     /// # Errors
     /// See [`IoError`].
@@ -114,17 +115,17 @@ impl Io {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        if current_fence().as_ref().is_some_and(|fence| !Fence::is_current(fence)) {
+        let fence = current_fence();
+        if is_stale(fence.as_ref()) {
             return Err(IoError::Fenced);
         }
         let component = match current() {
             Some(component) => component.child("io".into()),
             None => Component::free("io"),
         };
-        let work = Guarded::new(component, timeout(deadline, future)).in_current_span();
+        let work = Guarded::new(component, fenced(fence, deadline, future)).in_current_span();
         match (Aborting { task: self.handle.spawn(work) }).await {
-            Ok(Ok(Ok(output))) => Ok(output),
-            Ok(Ok(Err(_elapsed))) => Err(IoError::TimedOut),
+            Ok(Ok(outcome)) => outcome,
             Ok(Err(cause)) => resume(cause),
             Err(_cancelled) => Err(IoError::Closed),
         }
@@ -141,6 +142,29 @@ impl Io {
             owned.shutdown();
         }
     }
+}
+
+fn is_stale(fence: Option<&Fence>) -> bool {
+    fence.is_some_and(|fence| !fence.is_current())
+}
+
+/// A call that ends at its deadline, and with the generation that made it: a thread that hangs
+/// cannot abort its calls itself.
+async fn fenced<F: Future>(
+    fence: Option<Fence>,
+    deadline: Duration,
+    future: F,
+) -> Result<F::Output, IoError> {
+    let call = timeout(deadline, future);
+    tokio::pin!(call);
+    poll_fn(|context| {
+        if is_stale(fence.as_ref()) {
+            // Cut off half way, like one that is late; nobody of that generation will read it.
+            return Poll::Ready(Err(IoError::TimedOut));
+        }
+        call.as_mut().poll(context).map(|done| done.map_err(|_elapsed| IoError::TimedOut))
+    })
+    .await
 }
 
 /// Resumes a panic in the caller; the hook has seen it where it happened.

@@ -20,7 +20,7 @@ use crate::{
     decide::{Event, State},
     event::ServiceState,
     guard::{Guarded, catch, drop_quietly},
-    host::{self, Host},
+    host::{self, Host, Watched},
     link::LinkCore,
     scope::Body,
     service::{Service, Starting},
@@ -55,8 +55,9 @@ pub(crate) fn spawn<S: Service>(
     host.add(&core.cell);
     let thread = Arc::clone(&host);
     thread.run(move || {
-        let tenancy = Tenancy { cell: Arc::clone(&core.cell), tree, host, line };
-        run(core, tenancy, mailbox)
+        let cell = Arc::clone(&core.cell);
+        let tenancy = Tenancy { cell: Arc::clone(&cell), tree, host: Arc::clone(&host), line };
+        Watched::new(&host, &cell, run(core, tenancy, mailbox))
     })
 }
 
@@ -155,13 +156,9 @@ async fn life<S: Service>(body: Rc<Body<S>>, stage: &mut Performance<S>) -> End 
 }
 
 async fn start<S: Service>(body: &Rc<Body<S>>) -> Option<End> {
-    let polling = body.host.enter(body.cell().id);
-    let starting = body.start();
-    drop(polling);
-    let Starting::Later(mut starting) = starting else { return None };
+    let Starting::Later(mut starting) = body.start() else { return None };
     let mut deadline = Box::pin(sleep(body.cell().terms().start_deadline));
     poll_fn(|context| {
-        let _polling = body.host.enter(body.cell().id);
         match listen(body, context) {
             Order::Serve => {}
             // What has not started has nothing to drain.
@@ -187,29 +184,43 @@ fn serve<S: Service>(
     stage: &mut Performance<S>,
     context: &mut Context<'_>,
 ) -> Poll<Option<End>> {
-    let _polling = body.host.enter(body.cell().id);
+    #[cfg(feature = "failpoints")]
+    body.cell().suffer();
     match listen(body, context) {
         Order::Serve => {}
         Order::Drain => return Poll::Ready(None),
         Order::End => return Poll::Ready(Some(End::Superseded)),
     }
-    #[cfg(feature = "failpoints")]
-    body.cell().suffer();
     stage.ctx().turn = Turn::begin();
-    if Pin::new(&mut *stage).poll_unpin(context).is_ready() {
+    // One budget for both, and who came second has the first claim on the next.
+    let background_first = stage.ctx().alternate();
+    if background_first && let Poll::Ready(cause) = serve_background(body, stage, context) {
+        return Poll::Ready(Some(End::Died(cause)));
+    }
+    if !stage.ctx().turn.is_spent() && Pin::new(&mut *stage).poll_unpin(context).is_ready() {
         return Poll::Ready(Some(End::Died(Cause::new("the actor's context ended"))));
+    }
+    if !background_first && let Poll::Ready(cause) = serve_background(body, stage, context) {
+        return Poll::Ready(Some(End::Died(cause)));
     }
     if stage.ctx().turn.is_spent() {
         context.waker().wake_by_ref();
     }
-    body.poll_background(&mut Turn::begin(), context).map(|cause| Some(End::Died(cause)))
+    Poll::Pending
+}
+
+fn serve_background<S: Service>(
+    body: &Rc<Body<S>>,
+    stage: &mut Performance<S>,
+    context: &mut Context<'_>,
+) -> Poll<Cause> {
+    body.poll_background(&mut stage.ctx().turn, context)
 }
 
 async fn drain<S: Service>(body: &Rc<Body<S>>) -> End {
     let mut stopping = Some(body.stop());
     let mut deadline: Option<(Duration, Pin<Box<Sleep>>)> = None;
     poll_fn(|context| {
-        let _polling = body.host.enter(body.cell().id);
         if !matches!(listen(body, context), Order::Drain) {
             return Poll::Ready(End::Superseded);
         }

@@ -70,6 +70,10 @@ impl<S: Service> Body<S> {
         &self.core.cell
     }
 
+    pub(crate) fn fence(&self) -> Fence {
+        Fence::new(self.cell(), self.generation)
+    }
+
     /// Builds the state; `dismantle` is what ends it.
     pub(crate) fn create(&self) {
         let state = (self.core.factory)();
@@ -189,6 +193,7 @@ pub(crate) trait Probe {
 
 impl<S: Service> Probe for Body<S> {
     fn probe(&self) {
+        let _polling = self.host.enter(self.cell().id);
         let asked = catch(&self.component, || self.state.borrow().as_ref().map(Service::health));
         match asked {
             Ok(Some(health)) => self.cell().answer_probe(self.generation, health),
@@ -228,7 +233,7 @@ impl<S: Service> Scope<S> {
 
     /// Returns a fence that lapses when the incarnation is replaced.
     pub fn fence(&self) -> Fence {
-        Fence::new(self.0.cell(), self.0.generation)
+        self.0.fence()
     }
 
     /// Returns the service's own link.

@@ -54,6 +54,7 @@ pub(crate) struct Shell<S>(PhantomData<fn() -> S>);
 pub(crate) struct Stage<S: Service> {
     parts: ContextParts<Shell<S>>,
     pub(crate) turn: Turn,
+    background_first: bool,
     pub(crate) body: Option<Rc<Body<S>>>,
 }
 
@@ -69,8 +70,16 @@ pub(crate) fn stage<S: Service>(
 ) -> ContextFut<Shell<S>, Stage<S>> {
     let mailbox = Mailbox::new(receiver);
     let parts = ContextParts::new(mailbox.sender_producer());
-    let stage = Stage { parts, turn: Turn::begin(), body: None };
+    let stage = Stage { parts, turn: Turn::begin(), background_first: true, body: None };
     ContextFut::new(stage, Shell(PhantomData), mailbox)
+}
+
+impl<S: Service> Stage<S> {
+    /// Says whether what runs in the background comes before the mailbox; every other time it does.
+    pub(crate) const fn alternate(&mut self) -> bool {
+        self.background_first = !self.background_first;
+        self.background_first
+    }
 }
 
 impl<S: Service> Actor for Shell<S> {
@@ -148,5 +157,26 @@ impl<S: Service> AsyncContextParts<Shell<S>> for Stage<S> {
 impl<S: Answer<M>, M: Message> ToEnvelope<Shell<S>, Mail<M>> for Stage<S> {
     fn pack(mail: Mail<M>, answer: Option<oneshot::Sender<()>>) -> Envelope<Shell<S>> {
         Envelope::new(mail, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_spent_after_64_messages_or_a_millisecond() {
+        let mut turn = Turn::begin();
+        let now = Instant::now();
+        for _ in 1..TURN_MESSAGES {
+            turn.spend(turn.ends - Duration::from_nanos(1));
+            assert!(!turn.is_spent());
+        }
+        turn.spend(now);
+        assert!(turn.is_spent(), "64 messages");
+        let mut turn = Turn::begin();
+        turn.spend(turn.ends);
+        assert!(turn.is_spent(), "one message of a millisecond");
+        assert_eq!((TURN_MESSAGES, TURN_TIME), (64, Duration::from_millis(1)));
     }
 }

@@ -66,6 +66,23 @@ struct Sight {
     stuck: Duration,
 }
 
+impl Sight {
+    /// Looks again after `seen`: a thread that got nowhere has been stuck for so much longer.
+    fn next(before: Option<&Self>, progress: (u64, u64), seen: Duration) -> Self {
+        let stuck = match before {
+            Some(before) if before.progress == progress => before.stuck + seen,
+            _ => Duration::ZERO,
+        };
+        Self { progress, stuck }
+    }
+}
+
+/// Returns how much counts of the time between two looks. Late itself, the watchdog cannot tell a
+/// hang from a pause of the whole machine, and a thread that was paused too deserves its time.
+fn credited(elapsed: Duration, period: Duration) -> Duration {
+    elapsed.min(period * 2)
+}
+
 impl Watchdog {
     pub(crate) fn start(tree: Arc<Tree>, root: Arc<Host>) -> io::Result<Arc<Self>> {
         let watchdog = Arc::new(Self {
@@ -112,8 +129,7 @@ impl Watchdog {
             thread::park_timeout(period);
             let now = Instant::now();
             *lock(&self.ticked) = now;
-            // Late itself, it cannot tell a hang from a pause of the whole machine.
-            let seen = now.duration_since(before).min(period * 2);
+            let seen = credited(now.duration_since(before), period);
             before = now;
             if self.is_last_resort(now) {
                 return;
@@ -143,16 +159,13 @@ impl Watchdog {
                 continue;
             };
             let key = Arc::as_ptr(host) as usize;
-            let stuck = match sights.get(&key) {
-                Some(sight) if sight.progress == progress => sight.stuck + seen,
-                _ => Duration::ZERO,
-            };
-            let millis = u64::try_from(stuck.as_millis()).unwrap_or(u64::MAX);
+            let sight = Sight::next(sights.get(&key), progress, seen);
+            let millis = u64::try_from(sight.stuck.as_millis()).unwrap_or(u64::MAX);
             host.stuck_millis.store(millis, Ordering::Relaxed);
-            if stuck >= self.tree.settings.hang_limit {
+            if sight.stuck >= self.tree.settings.hang_limit {
                 self.hung(host);
             } else {
-                next.insert(key, Sight { progress, stuck });
+                next.insert(key, sight);
             }
         }
         *sights = next;
@@ -170,7 +183,7 @@ impl Watchdog {
         let leaked = self.tree.hosts.leaked.load(Ordering::Relaxed);
         tracing::error!(thread = %host.name, leaked, "a thread hangs and is left behind");
         for cell in cells {
-            // A child that hangs is its service's fault; alone on its thread, there is no other.
+            // Where nobody's code is running, all are to blame: there is no telling who left it so.
             let innocent = guilty.is_some_and(|guilty| guilty != cell.id);
             cell.apply(Event::Hung { innocent });
         }
@@ -192,5 +205,67 @@ impl Watchdog {
         let critical =
             Arc::ptr_eq(host, &self.root) || host.cells().iter().any(|cell| cell.terms().critical);
         ThreadAge { name: Arc::clone(&host.name), critical, age: host.stuck() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{atomic::AtomicI32, mpsc};
+
+    use actix_rt::System;
+
+    use super::*;
+    use crate::{host::Hosts, io::Io, settings::Settings};
+
+    const PERIOD: Duration = Duration::from_millis(10);
+
+    /// What it makes of a thread that is seen at these times, always in the same poll.
+    fn stuck(looks: &[Duration]) -> Duration {
+        let sights = looks.iter().fold(None, |before: Option<Sight>, elapsed| {
+            Some(Sight::next(before.as_ref(), (2, 7), credited(*elapsed, PERIOD)))
+        });
+        sights.map_or(Duration::ZERO, |sight| sight.stuck)
+    }
+
+    #[test]
+    fn a_thread_in_one_poll_is_stuck_for_as_long_as_it_was_watched() {
+        assert_eq!(stuck(&[PERIOD; 1_001]), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_watchdogs_own_lateness_is_not_held_against_a_thread() {
+        let pause = Duration::from_hours(1);
+        assert_eq!(stuck(&[PERIOD, pause]), PERIOD * 2);
+        assert_eq!(stuck(&[PERIOD, PERIOD, pause, PERIOD]), PERIOD * 4);
+    }
+
+    #[test]
+    fn whatever_moves_is_not_stuck() {
+        let before = Sight { progress: (2, 7), stuck: Duration::from_secs(9) };
+        for progress in [(2, 8), (4, 7)] {
+            assert_eq!(Sight::next(Some(&before), progress, PERIOD).stuck, Duration::ZERO);
+        }
+    }
+
+    static EXITED: AtomicI32 = AtomicI32::new(-1);
+
+    #[actix_rt::test]
+    async fn a_hang_of_the_orchestrator_ends_the_process() {
+        let settings = Settings {
+            hang_limit: Duration::from_millis(100),
+            exit: |code| EXITED.store(code, Ordering::SeqCst),
+            ..Settings::new(Io::current().unwrap())
+        };
+        let tree = Tree::new(settings, Hosts::new(System::current(), None));
+        let root = tree.hosts.own(&Arc::from("orchestrator")).unwrap();
+        let watchdog = Watchdog::start(Arc::clone(&tree), Arc::clone(&root)).unwrap();
+        let (kept, never) = mpsc::channel::<()>();
+        root.arbiter().spawn_fn(move || never.recv().unwrap_or(()));
+        while EXITED.load(Ordering::SeqCst) == -1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(EXITED.load(Ordering::SeqCst), 70);
+        tree.over.store(true, Ordering::Relaxed);
+        drop((kept, watchdog));
     }
 }

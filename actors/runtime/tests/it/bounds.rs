@@ -3,7 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use futures::future::join_all;
-use soma_runtime::{CallError, Placement, Reply, Spec};
+use soma_runtime::{CallError, Link, Placement, Reply, Spec};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::support::{Count, FOREVER, Run, Tally, Victim, launch_here, paused};
@@ -102,4 +102,74 @@ async fn a_flood_holds_up_neither_a_neighbour_nor_a_probe_nor_the_end() {
         refused += u64::from(call.await.unwrap() == Err(CallError::Stopped));
     }
     assert_eq!(refused + done.get(), 20_000);
+}
+
+#[test]
+fn a_permit_travels_with_its_message_and_not_with_its_caller() {
+    paused(async {
+        let spec = Spec::new("victim", Victim::default).bound(1);
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let (begin, begun) = oneshot::channel();
+        let (finish, finished) = oneshot::channel();
+        let outlet = link.outlet();
+        let mut call = Box::pin(outlet.send(Run::new(|_| {
+            begin.send(()).unwrap();
+            Reply::later(async { finished.await.unwrap() })
+        })));
+        assert!(futures::poll!(&mut call).is_pending());
+        begun.await.unwrap();
+        drop(call);
+        // What was begun for a caller that has gone is brought to its end, and counts until then.
+        assert_eq!(link.outlet().try_send(Count).await, Err(CallError::Full));
+        finish.send(7).unwrap();
+        assert_eq!(link.outlet().send(Count).await, Ok(1));
+        running.stop(FOREVER).await;
+    });
+}
+
+/// A message that counts when it is answered.
+fn counted(done: &Tally) -> Run {
+    let done = done.clone();
+    Run::new(move |_| Reply::Now(done.add()))
+}
+
+/// Asks a neighbour on the same thread how far the flood is when its turn comes.
+async fn seen_by_a_neighbour(quiet: &Link<Victim>, done: &Tally) -> u64 {
+    let done = done.clone();
+    quiet.outlet().send(Run::new(move |_| Reply::Now(done.get()))).await.unwrap()
+}
+
+#[test]
+fn a_turn_takes_64_messages_of_all_kinds() {
+    // Time stands still, so that the other limit, of a millisecond, is not met.
+    for notices in [0, 100] {
+        paused(async {
+            let flooded = Spec::new("flooded", Victim::default).bound(1_000);
+            let neighbour = Spec::new("neighbour", Victim::default);
+            let (flood, quiet) = (flooded.link(), neighbour.link());
+            let running = launch_here([flooded.into(), neighbour.into()]).await.unwrap();
+            let done = Tally::default();
+            let noticed = done.clone();
+            let outlet = flood.outlet();
+            let first = outlet.send(Run::new(move |scope| {
+                for _ in 0..notices {
+                    scope.notify(counted(&noticed));
+                }
+                Reply::Now(noticed.add())
+            }));
+            let mut calls: Vec<_> = (1..200).map(|_| outlet.send(counted(&done))).collect();
+            calls.insert(0, first);
+            let mut calls: Vec<_> = calls.into_iter().map(Box::pin).collect();
+            for call in &mut calls {
+                assert!(futures::poll!(call).is_pending());
+            }
+            assert_eq!(seen_by_a_neighbour(&quiet, &done).await, 64);
+            join_all(calls).await;
+            while done.get() < 200 + notices {
+                tokio::task::yield_now().await;
+            }
+            running.stop(FOREVER).await;
+        });
+    }
 }
