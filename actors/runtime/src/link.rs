@@ -3,7 +3,10 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, PoisonError, RwLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -264,12 +267,12 @@ async fn call<S: Answer<M>, M: Message>(
             Err(TryAcquireError::NoPermits) => return Err(CallError::Full),
         }
     };
-    let (mail, answer) = Mail::new(message, permit, &core.cell);
+    let (mail, call) = Mail::new(message, permit, &core.cell);
     if line.address.try_send(mail).is_err() {
         return Err(CallError::Abandoned);
     }
     drop(core);
-    answered(answer, gate, line.number).await
+    answered(call, gate, line.number).await
 }
 
 /// Waits until the service answers, within the caller's patience.
@@ -321,9 +324,10 @@ async fn permit<S: Service>(
     }
 }
 
-/// Waits for the answer, for the loss of the line, or for a second without an incarnation.
+/// Waits for the answer, for the loss of the line, or for a second without an incarnation that
+/// would begin the message. One that was begun is waited for: it is answered or abandoned.
 async fn answered<T>(
-    mut answer: oneshot::Receiver<Result<T, CallError>>,
+    mut call: Call<T>,
     mut gate: watch::Receiver<Gate>,
     line: u64,
 ) -> Result<T, CallError> {
@@ -337,20 +341,28 @@ async fn answered<T>(
         };
         tokio::select! {
             biased;
-            answer = &mut answer => return answer.unwrap_or_else(|_unbegun| Err(unbegun(&gate))),
+            answer = &mut call.answer => {
+                return answer.unwrap_or_else(|_unbegun| Err(unbegun(&gate)));
+            }
             changed = gate.changed() => {
                 let now = *gate.borrow_and_update();
                 if now.line != line || changed.is_err() {
-                    return answer.try_recv().unwrap_or(Err(CallError::Abandoned));
+                    return call.lost();
                 }
-                closed_until = match now.phase {
-                    Phase::Closed | Phase::Parked => {
-                        closed_until.or_else(|| Some(Instant::now() + PATIENCE))
+                match now.phase {
+                    Phase::Closed | Phase::Parked | Phase::Draining => {
+                        closed_until.get_or_insert_with(|| Instant::now() + PATIENCE);
                     }
-                    Phase::Open | Phase::Draining | Phase::Leaving => None,
-                };
+                    Phase::Leaving if call.turn.withdraw() => return Err(CallError::Stopped),
+                    Phase::Open | Phase::Leaving => closed_until = None,
+                }
             }
-            () = patience => return Err(CallError::Restarting),
+            () = patience => {
+                if call.turn.withdraw() {
+                    return Err(CallError::Restarting);
+                }
+                closed_until = None;
+            }
         }
     }
 }
@@ -361,6 +373,52 @@ fn unbegun(gate: &watch::Receiver<Gate>) -> CallError {
         Phase::Leaving => CallError::Stopped,
         Phase::Closed | Phase::Parked | Phase::Draining => CallError::Restarting,
         Phase::Open => CallError::Abandoned,
+    }
+}
+
+/// Whether a message was begun or withdrawn, whichever came first. Both sides go by it, so that a
+/// caller who is told that nothing was begun can rely on it.
+#[derive(Debug, Default)]
+struct Begin(AtomicU8);
+
+impl Begin {
+    const WAITING: u8 = 0;
+    const BEGUN: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// Says whether the service may begin.
+    fn begin(&self) -> bool {
+        self.settle(Self::BEGUN)
+    }
+
+    /// Says whether the caller may go, as nobody has begun and nobody will.
+    fn withdraw(&self) -> bool {
+        self.settle(Self::WITHDRAWN)
+    }
+
+    fn settle(&self, as_what: u8) -> bool {
+        let (waiting, order) = (Self::WAITING, Ordering::AcqRel);
+        self.0.compare_exchange(waiting, as_what, order, Ordering::Acquire).is_ok()
+    }
+
+    fn is_begun(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::BEGUN
+    }
+}
+
+/// The caller's end of a message on its way.
+struct Call<T> {
+    answer: oneshot::Receiver<Result<T, CallError>>,
+    turn: Arc<Begin>,
+}
+
+impl<T> Call<T> {
+    /// Says what became of a message whose mailbox was lost with its thread.
+    fn lost(mut self) -> Result<T, CallError> {
+        if self.turn.withdraw() {
+            return Err(CallError::Restarting);
+        }
+        self.answer.try_recv().unwrap_or(Err(CallError::Abandoned))
     }
 }
 
@@ -385,17 +443,18 @@ impl<M: Message> actix::Message for Mail<M> {
 }
 
 impl<M: Message> Mail<M> {
-    fn new(
-        message: M,
-        permit: OwnedSemaphorePermit,
-        cell: &Arc<Cell>,
-    ) -> (Self, oneshot::Receiver<Result<M::Result, CallError>>) {
+    fn new(message: M, permit: OwnedSemaphorePermit, cell: &Arc<Cell>) -> (Self, Call<M::Result>) {
         let (reply, answer) = oneshot::channel();
+        let turn = Arc::<Begin>::default();
         cell.counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot =
-            Slot { reply: Some(reply), begun: false, cell: Arc::clone(cell), _permit: permit };
+        let slot = Slot {
+            reply: Some(reply),
+            turn: Arc::clone(&turn),
+            cell: Arc::clone(cell),
+            _permit: permit,
+        };
         let deadline = Instant::now() + cell.terms().message_deadline;
-        (Self { message, slot, deadline, span: Span::current() }, answer)
+        (Self { message, slot, deadline, span: Span::current() }, Call { answer, turn })
     }
 
     /// Begins a message, unless its caller has gone or its time is over.
@@ -407,7 +466,9 @@ impl<M: Message> Mail<M> {
             self.slot.settle(Err(CallError::TimedOut));
             return None;
         }
-        self.slot.begun = true;
+        if !self.slot.turn.begin() {
+            return None;
+        }
         let Self { message, slot, deadline, span } = self;
         Some(Begun { message, slot, deadline, span })
     }
@@ -416,7 +477,7 @@ impl<M: Message> Mail<M> {
 /// The way back to a caller. Dropped after the message was begun, it tells the caller why.
 pub(crate) struct Slot<T> {
     reply: Option<oneshot::Sender<Result<T, CallError>>>,
-    begun: bool,
+    turn: Arc<Begin>,
     cell: Arc<Cell>,
     _permit: OwnedSemaphorePermit,
 }
@@ -433,7 +494,7 @@ impl<T> Slot<T> {
 impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
         self.cell.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if !self.begun {
+        if !self.turn.is_begun() {
             return;
         }
         if std::thread::panicking() {

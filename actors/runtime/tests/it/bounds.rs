@@ -173,3 +173,38 @@ fn a_turn_takes_64_messages_of_all_kinds() {
         });
     }
 }
+
+#[test]
+fn what_was_not_begun_waits_a_second_for_a_restart_and_what_was_begun_to_its_end() {
+    paused(async {
+        let spec = Spec::new("victim", Victim::default).bound(2_000);
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let before = Instant::now();
+        let outlet = link.outlet();
+        let mut slow = Box::pin(outlet.send(Run::new(|_| {
+            Reply::later(async {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                5
+            })
+        })));
+        assert!(futures::poll!(&mut slow).is_pending());
+        let done = Tally::default();
+        // More than can be begun before the order arrives.
+        let mut calls: Vec<_> = (0..1_000).map(|_| Box::pin(outlet.send(counted(&done)))).collect();
+        for call in &mut calls {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let calls = async { (join_all(calls).await, before.elapsed().as_secs()) };
+        let restart = async { (running.restart("victim").await, before.elapsed().as_secs()) };
+        let slow = async { (slow.await, before.elapsed().as_secs()) };
+        let ((calls, waited), slow, restarted) = tokio::join!(calls, slow, restart);
+        assert_eq!((slow, restarted), ((Ok(5), 5), (Ok(()), 5)));
+        let refused = calls.iter().filter(|call| **call == Err(CallError::Restarting)).count();
+        assert!(refused > 0, "all were begun");
+        assert_eq!((refused as u64 + done.get(), waited), (1_000, 1));
+        assert_eq!(link.outlet().send(Count).await, Ok(1));
+        assert_eq!(running.tree().find("victim").unwrap().in_flight, 0);
+        running.stop(FOREVER).await;
+    });
+}
