@@ -755,7 +755,8 @@ pub struct Retention {
     pub idempotency: Duration,
     /// Dead letters.
     pub dead_letters: Duration,
-    /// Steps of ended turns.
+    /// Steps of ended turns; those of a turn that left a dead letter stay for as long as that, since
+    /// a replay goes on after them.
     pub done_steps: Duration,
     /// Tombstones of memories.
     pub memory_tombstones: Duration,

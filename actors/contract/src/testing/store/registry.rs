@@ -219,10 +219,14 @@ impl State {
         removed += retire!(self.letters, |row: &super::rows::LetterRow| letter_is_old(
             row.letter.created_at
         ));
+        let letters = &self.letters;
         removed += retire!(self.steps, |row: &super::rows::StepRow| {
             let mut turns = turns.values();
             let turn = turns.find(|turn| turn.turn.turn_id == row.step.turn_id);
-            turn.and_then(|turn| turn.ended_at).is_some_and(step_is_old)
+            let mut letters = letters.values();
+            let can_be_replayed =
+                letters.any(|row_of_letter| row_of_letter.letter.turn_id == Some(row.step.turn_id));
+            turn.and_then(|turn| turn.ended_at).is_some_and(step_is_old) && !can_be_replayed
         });
         removed += retire!(self.replica, |row: &super::rows::ReplicaRow| {
             row.write.op == MemoryOp::Delete && tombstone_is_old(row.applied_at)

@@ -196,6 +196,7 @@ macro_rules! store_suite {
                 an_upload_is_read_as_it_was_kept
                 the_first_recorded_answer_stays
                 what_is_too_old_is_retired
+                the_steps_of_a_turn_stay_while_it_can_be_replayed
                 depths_count_what_waits
                 a_store_that_answers_pings
             }

@@ -125,10 +125,14 @@ const RETENTION: Retention = Retention {
 impl Bench<'_> {
     /// Lets an hour and a second pass and retires until nothing is left to retire.
     async fn retire_after_an_hour(&self) -> u64 {
+        self.retire_by(&RETENTION).await
+    }
+
+    async fn retire_by(&self, retention: &Retention) -> u64 {
         self.factory.advance(HOUR + Duration::from_secs(1)).await;
         let mut retired = 0;
         loop {
-            let now = self.store.retire(&RETENTION).await.unwrap();
+            let now = self.store.retire(retention).await.unwrap();
             retired += now;
             if now == 0 {
                 return retired;
@@ -171,6 +175,21 @@ pub async fn what_is_too_old_is_retired(factory: &dyn StoreFactory) {
     // Tombstones.
     assert_eq!(bench.retire_after_an_hour().await, 1);
     assert_eq!(bench.log(claimed.turn.session_id).await.len(), 2);
+}
+
+pub async fn the_steps_of_a_turn_stay_while_it_can_be_replayed(factory: &dyn StoreFactory) {
+    let bench = Bench::new(factory).await;
+    let claimed = bench.requested(&[("pay", Effect::Once)]).await;
+    let letter = bench.fail(&claimed, "boom").await;
+    let retention = Retention { dead_letters: RETENTION.done_steps, done_steps: HOUR, ..RETENTION };
+    assert_eq!(bench.retire_by(&retention).await, 0);
+    bench.store.replay(None, letter.id).await.unwrap();
+    let replayed = bench.claim(claimed.turn.session_id).await;
+    assert_eq!(replayed.journal.len(), 2);
+    bench.answer(&replayed, "paid").await;
+    assert_eq!(bench.retire_by(&retention).await, 0);
+    // The letter, and then the steps, in the one call or the next.
+    assert_eq!(bench.retire_by(&retention).await, 3);
 }
 
 pub async fn depths_count_what_waits(factory: &dyn StoreFactory) {
