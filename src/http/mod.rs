@@ -49,6 +49,7 @@ pub use self::{
     access::{AccessError, check_auth},
     edge::{Edge, EdgeError, Parts, RestartError, SetLogLevel, Supervision},
     health::{ComponentHealth, HealthReport, HealthSource, HealthStatus},
+    personas::is_persona_id,
     server::{Server, serve_admin, serve_api},
     settings::{Limits, Settings, Streams},
 };

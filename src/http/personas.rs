@@ -98,11 +98,14 @@ pub(super) async fn put(call: Call) -> Answer {
     ok(&persona)
 }
 
-/// A persona's id may become part of paths and keys.
+/// Says whether this may be a persona's id, which may become part of paths and keys.
+pub fn is_persona_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 fn check_id(persona_id: &str) -> Result<(), Problem> {
-    let is_id = (1..=64).contains(&persona_id.len())
-        && persona_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if is_id {
+    if is_persona_id(persona_id) {
         return Ok(());
     }
     let detail = "a persona's id has 1 to 64 letters, digits, `-`, `_` and `.`";
