@@ -86,6 +86,8 @@ fn toolbox(config: &CentralizedConfig, ports: &Ports) -> anyhow::Result<Toolbox>
         Arc::clone(clock),
         parsers,
     )));
+    #[cfg(feature = "failpoints")]
+    tools.push(Arc::new(crate::adapters::tools::Tally::new(config.tools.work_dir.join("tally"))));
     let limits = ToolLimits {
         timeout: config.tools.timeout,
         max_output_bytes: config.tools.max_output.bytes(),

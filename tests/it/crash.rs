@@ -54,16 +54,21 @@ async fn talk(mut apis: watch::Receiver<Option<Api>>, repeats: Arc<AtomicU64>) -
     let session = Uuid::now_v7();
     let mut sent = Vec::new();
     for n in 0..MESSAGES {
-        let text = match n % 3 {
-            0 => format!("what time is it, asks {session} for the {n}th time"),
-            1 => format!("remember that the number {n} belongs to {session}"),
-            _ => format!("hello {n}"),
+        let text = match n % 4 {
+            0 => Some(format!("what time is it, asks {session} for the {n}th time")),
+            1 => Some(format!("remember that the number {n} belongs to {session}")),
+            2 => Some(format!("hello {n}")),
+            _ => None,
         };
         let key = Uuid::now_v7().to_string();
         loop {
             let api = apis.wait_for(Option::is_some).await.unwrap().clone().unwrap();
-            if let Some(accepted) = api.try_send(session, &text, &key).await {
-                if n % 3 == 2 {
+            let accepted = match &text {
+                Some(text) => api.try_send(session, text, &key).await,
+                None => api.try_tally(session, &key).await,
+            };
+            if let Some(accepted) = accepted {
+                if n % 4 == 2 {
                     api.answered(accepted.event_id).await;
                 }
                 sent.push(accepted);
@@ -79,7 +84,7 @@ async fn talk(mut apis: watch::Receiver<Option<Api>>, repeats: Arc<AtomicU64>) -
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
     // Words come slowly enough for kills to hit answers in the middle.
-    let setup = Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "2ms");
+    let setup = Setup::new().with_tally().set("SA01_MODEL_OFFLINE_WORD_DELAY", "2ms");
     let (apis, current) = watch::channel(None);
     let repeats = Arc::new(AtomicU64::new(0));
     let mut talks = JoinSet::new();
@@ -104,7 +109,7 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
         kills += 1;
     };
     assert_eq!(sent.len(), SESSIONS);
-    let mut saved = 0;
+    let (mut saved, mut tallied) = (0, 0);
     for session in &sent {
         for message in session {
             server.api.terminal(message.event_id).await;
@@ -112,7 +117,12 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
         let events = server.api.events(session[0].session_id).await;
         check_log(&events, session);
         saved += memories_saved(&events);
+        tallied += runs_told(&events);
     }
+    let runs = setup.tallied();
+    let distinct: BTreeSet<_> = runs.iter().collect();
+    assert_eq!(distinct.len(), runs.len(), "a `once` tool ran twice");
+    assert!(tallied > 0 && tallied <= runs.len(), "{tallied} runs are told, {} were", runs.len());
     assert!(kills >= 5, "the server was killed {kills} times");
     assert!(inherited > 0, "no kill hit a running turn");
     assert!(repeats.load(Ordering::Relaxed) > 0, "no client had to repeat a message");
@@ -124,6 +134,18 @@ async fn five_hundred_messages_survive_a_sigkill_every_second_or_two() {
 pub(crate) fn memories_saved(events: &[Value]) -> usize {
     of_type(events, "tool.result")
         .filter(|event| event["metadata"]["tool_name"] == "memory_save")
+        .filter(|event| event["metadata"]["status"] == "success")
+        .count()
+}
+
+/// How many runs of the `once` tool are told as successes; what became of the others nobody knows.
+pub(crate) fn runs_told(events: &[Value]) -> usize {
+    of_type(events, "tool.result")
+        .filter(|event| event["metadata"]["tool_name"] == "tally")
+        .inspect(|event| {
+            let status = event["metadata"]["status"].as_str();
+            assert!(matches!(status, Some("success" | "unknown")), "{event}");
+        })
         .filter(|event| event["metadata"]["status"] == "success")
         .count()
 }

@@ -109,6 +109,35 @@ async fn a_death_in_the_middle_of_a_drain_loses_and_doubles_nothing() {
     }
 }
 
+/// Where a process dies around a run of a `once` tool: how often it has run in the end, and what is
+/// told.
+const AROUND_A_RUN: &[(&str, usize, &str)] = &[
+    ("journal::after_commit", 1, "success"),
+    ("tools::after_run", 1, "unknown"),
+    ("settle::before_commit", 1, "unknown"),
+    ("settle::after_commit", 1, "success"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_once_tool_never_runs_again_wherever_the_process_dies() {
+    for (failpoint, runs, told) in AROUND_A_RUN {
+        let mut setup = Setup::new().with_tally();
+        setup.arm(Some(&format!("{failpoint}=panic(abort)")));
+        let mut server = setup.start().await.unwrap();
+        let (session, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
+        let sent = server.api.try_tally(session, &key).await.expect("it is taken");
+        assert_eq!(server.ended().await.signal(), Some(SIGABRT), "{failpoint}");
+        setup.arm(None);
+        let server = setup.start().await.unwrap();
+        server.api.terminal(sent.event_id).await;
+        let events = server.api.events(session).await;
+        let result = events.iter().find(|event| event["type"] == "tool.result").unwrap();
+        assert_eq!(result["metadata"]["status"], *told, "{failpoint}: {result}");
+        assert_eq!(setup.tallied().len(), *runs, "{failpoint}");
+        check_log(&events, &[sent]);
+    }
+}
+
 async fn survives(failpoint: &str, passed: usize) {
     let mut setup = Setup::new();
     let mut talks = Vec::new();

@@ -10,6 +10,8 @@ mod file_write;
 mod http_fetch;
 mod nesting;
 mod resolver;
+#[cfg(feature = "failpoints")]
+mod tally;
 mod work_dir;
 
 pub use contained::Parsers;
@@ -18,6 +20,8 @@ pub use file_read::FileRead;
 pub use file_write::FileWrite;
 pub use http_fetch::HttpFetch;
 pub use resolver::{AllowedHosts, Lookup, SystemLookup};
+#[cfg(feature = "failpoints")]
+pub use tally::Tally;
 pub use work_dir::WorkDir;
 
 #[cfg(test)]

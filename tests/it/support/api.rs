@@ -104,8 +104,17 @@ impl Api {
     /// Sends a message once; `None` where nobody knows whether it was taken.
     pub(crate) async fn try_send(&self, session: Uuid, text: &str, key: &str) -> Option<Sent> {
         let body = json!({ "session_id": session, "message": text });
-        let (status, answer) =
-            self.try_call(Method::POST, "/v1/session/message", Some(body), Some(key)).await?;
+        self.try_submit("/v1/session/message", body, key).await
+    }
+
+    /// Asks for a run of `tally` once; `None` where nobody knows whether it was taken.
+    pub(crate) async fn try_tally(&self, session: Uuid, key: &str) -> Option<Sent> {
+        let body = json!({ "session_id": session, "tool_name": "tally" });
+        self.try_submit("/v1/tool/request", body, key).await
+    }
+
+    async fn try_submit(&self, path: &str, body: Value, key: &str) -> Option<Sent> {
+        let (status, answer) = self.try_call(Method::POST, path, Some(body), Some(key)).await?;
         match status {
             StatusCode::ACCEPTED => Some(sent(&answer)),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => None,

@@ -62,6 +62,26 @@ impl Setup {
         self.folder.path().join("data")
     }
 
+    /// Lets the tool `tally` of test builds run, which the shipped policy does not know.
+    pub(crate) fn with_tally(self) -> Self {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join("policy");
+        let own = self.folder.path().join("policy");
+        std::fs::create_dir(&own).unwrap();
+        std::fs::copy(shipped.join("soma.rego"), own.join("soma.rego")).unwrap();
+        let data = std::fs::read_to_string(shipped.join("data.json")).unwrap();
+        let mut data: Value = serde_json::from_str(&data).unwrap();
+        data["tools"]["known"].as_array_mut().unwrap().push("tally".into());
+        std::fs::write(own.join("data.json"), data.to_string()).unwrap();
+        self.set("SA01_POLICY_DIR", own.display().to_string())
+    }
+
+    /// Returns the effect ids of all runs of `tally`, in their order.
+    pub(crate) fn tallied(&self) -> Vec<String> {
+        let file = self.data_dir().join("files").join("tally");
+        let lines = std::fs::read_to_string(file).unwrap_or_default();
+        lines.lines().map(str::to_owned).collect()
+    }
+
     /// A folder for other files of the test.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
