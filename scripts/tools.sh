@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Installs the tools that tests call, once, at pinned versions, and prints their folder. Each comes
-# through the package client of its own language: Go for helm, pip for the validators of schemas.
+# through the package client of its own language: Go for helm, pip for the validators of schemas,
+# Cargo for what describes a release.
 #
-#   scripts/tools.sh            install what is missing, then print the folder
+#   scripts/tools.sh            install what the tests call and is missing, then print the folder
 #   scripts/tools.sh TOOL...    only these
 set -euo pipefail
 
 HELM=v3.22.0
 KUBERNETES_VALIDATE=1.37.0 # brings the schemas of Kubernetes 1.37 with it
 CHECK_JSONSCHEMA=0.39.0    # brings compose-spec's schema with it
+CARGO_CYCLONEDX=0.5.9
+CARGO_ABOUT=0.9.3 # the one of docker/Dockerfile
 
 home="${SOMAAGENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/somaagent-servers}"
 bin="$home/bin"
@@ -42,8 +45,24 @@ python() { # NAME VERSION
   ln -sf "$place/bin/$1" "$bin/$1"
 }
 
+# Not optimised: they run for seconds, and are built for minutes.
+cargo() { # NAME VERSION [ARGUMENT...]
+  local name=$1 version=$2
+  shift 2
+  [ -x "$bin/$name-$version" ] || {
+    echo "building $name $version" >&2
+    CARGO_TARGET_DIR="$home/build" command cargo install --locked --debug --root "$home/cargo" \
+      "$name@$version" "$@" >&2
+    mv "$home/cargo/bin/$name" "$bin/$name-$version"
+    rm -rf "$home/build"
+  }
+  ln -sf "$name-$version" "$bin/$name"
+}
+
 kubernetes-validate() { python kubernetes-validate "$KUBERNETES_VALIDATE"; }
 check-jsonschema() { python check-jsonschema "$CHECK_JSONSCHEMA"; }
+cargo-cyclonedx() { cargo cargo-cyclonedx "$CARGO_CYCLONEDX"; }
+cargo-about() { cargo cargo-about "$CARGO_ABOUT" --features cli; }
 # Comes with Debian; what it starts there is not ours.
 haproxy() {
   need haproxy haproxy
@@ -56,7 +75,7 @@ flock 9
 [ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy
 for tool in "$@"; do
   case "$tool" in
-    helm | kubernetes-validate | check-jsonschema | haproxy) "$tool" ;;
+    helm | kubernetes-validate | check-jsonschema | haproxy | cargo-cyclonedx | cargo-about) "$tool" ;;
     *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;
   esac
 done
