@@ -5,6 +5,8 @@
 mod cli;
 mod crash;
 mod failpoints;
+#[cfg(feature = "cluster-tests")]
+mod ship;
 mod shutdown;
 mod supervision;
 mod support;
