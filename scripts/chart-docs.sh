@@ -34,6 +34,7 @@ Made by `make chart-docs`; a test fails if it is not current.
 | `values-dev.yaml` | one replica on the embedded engines |
 | `values-prod.yaml` | replicas on PostgreSQL, Kafka, Redis and OPA |
 | `values-roles.yaml` | on top of it: a Deployment for each role |
+| `values-opa.yaml` | on top of it: an OPA beside each pod |
 | `values-multi-region.yaml` | on top of it: one region of several |
 | `rules/somaagent.yaml` | alerts, for Prometheus and the operator's PrometheusRule |
 

@@ -19,7 +19,8 @@ bin="$home/bin"
 need() {
   type -P "$1" >/dev/null && return
   echo "installing $2" >&2
-  { apt-get update -q && apt-get install -qy --no-install-recommends "$2"; } >&2
+  # Only the program is wanted, not the service that comes with it.
+  { apt-get update -q && RUNLEVEL=1 apt-get install -qy --no-install-recommends "$2"; } >&2
 }
 
 # A version is part of the file's name, so that a new pin installs anew.
@@ -63,19 +64,22 @@ kubernetes-validate() { python kubernetes-validate "$KUBERNETES_VALIDATE"; }
 check-jsonschema() { python check-jsonschema "$CHECK_JSONSCHEMA"; }
 cargo-cyclonedx() { cargo cargo-cyclonedx "$CARGO_CYCLONEDX"; }
 cargo-about() { cargo cargo-about "$CARGO_ABOUT" --features cli; }
-# Comes with Debian; what it starts there is not ours.
-haproxy() {
-  need haproxy haproxy
-  ln -sf "$(type -P haproxy)" "$bin/haproxy"
+debian() { # PROGRAM PACKAGE
+  need "$1" "$2"
+  ln -sf "$(type -P "$1")" "$bin/$1"
 }
+haproxy() { debian haproxy haproxy; }
+promtool() { debian promtool prometheus; }
 
 mkdir -p "$bin"
 exec 9>"$home/tools.lock"
 flock 9
-[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy
+[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy promtool
 for tool in "$@"; do
   case "$tool" in
-    helm | kubernetes-validate | check-jsonschema | haproxy | cargo-cyclonedx | cargo-about) "$tool" ;;
+    helm | kubernetes-validate | check-jsonschema | haproxy | promtool | cargo-cyclonedx | cargo-about)
+      "$tool"
+      ;;
     *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;
   esac
 done

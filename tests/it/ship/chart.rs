@@ -22,7 +22,7 @@ pub(super) struct Case {
 }
 
 /// Every case: what the chart's own files are for, and one that sets everything.
-pub(super) const CASES: [Case; 5] = [
+pub(super) const CASES: [Case; 6] = [
     Case { name: "dev", values: &["charts/somaagent/values-dev.yaml"] },
     Case { name: "prod", values: &["charts/somaagent/values-prod.yaml"] },
     Case {
@@ -32,6 +32,10 @@ pub(super) const CASES: [Case; 5] = [
     Case {
         name: "multi-region",
         values: &["charts/somaagent/values-prod.yaml", "charts/somaagent/values-multi-region.yaml"],
+    },
+    Case {
+        name: "opa",
+        values: &["charts/somaagent/values-prod.yaml", "charts/somaagent/values-opa.yaml"],
     },
     Case { name: "everything", values: &["tests/it/ship/everything.yaml"] },
 ];
@@ -78,7 +82,7 @@ impl Objects {
         self.0.iter().filter(move |value| value["kind"] == kind)
     }
 
-    /// Deployments and StatefulSets.
+    /// The objects that make pods: each `Deployment` and `StatefulSet`.
     pub(super) fn workloads(&self) -> impl Iterator<Item = &Value> {
         self.of_kind("Deployment").chain(self.of_kind("StatefulSet"))
     }

@@ -5,6 +5,7 @@
 //! The tools are installed by `scripts/tools.sh` on first use. Golden files are written anew by
 //! `UPDATE_GOLDEN=1`.
 
+mod alerts;
 mod binary;
 mod chart;
 mod chart_crds;
