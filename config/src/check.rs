@@ -52,6 +52,16 @@ pub(crate) fn brokers(list: &str) -> Checked {
     }
 }
 
+/// Accepts what may be the beginning of a topic's name.
+pub(crate) fn topic_prefix(prefix: &str) -> Checked {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if prefix.len() <= 100 && prefix.chars().all(is_allowed) {
+        Ok(())
+    } else {
+        refuse("topic_prefix", "is not made of at most 100 letters, digits, `.`, `_` and `-`")
+    }
+}
+
 /// Accepts service names that exist, each once.
 pub(crate) fn services(names: &[String]) -> Checked {
     for (place, name) in names.iter().enumerate() {
@@ -110,6 +120,15 @@ mod tests {
         assert!(brokers("a:1, [::1]:2").is_ok());
         for bad in ["kafka", "kafka:", ":9092", "a:1,", "PLAINTEXT://a:1", "a:0", "a:99999"] {
             assert!(brokers(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_topic_prefix_is_the_beginning_of_a_name() {
+        assert!(topic_prefix("").is_ok());
+        assert!(topic_prefix("staging.eu-1_").is_ok());
+        for bad in ["a b", "a/", "\u{e9}", &"x".repeat(101)] {
+            assert!(topic_prefix(bad).is_err(), "{bad}");
         }
     }
 

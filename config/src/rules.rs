@@ -22,7 +22,7 @@ fn is_dev(config: &CentralizedConfig) -> bool {
 }
 
 /// Without these the process does not start.
-pub(crate) const FAULTS: [Rule; 26] = [
+pub(crate) const FAULTS: [Rule; 27] = [
     // What prod insists on.
     Rule {
         keys: &["SA01_DB_DSN", "SA01_DEPLOYMENT_MODE"],
@@ -188,6 +188,12 @@ pub(crate) const FAULTS: [Rule; 26] = [
         },
         reason: "needs a user and a password",
         way_out: "set SA01_KAFKA_SASL_USERNAME and SA01_KAFKA_SASL_PASSWORD",
+    },
+    Rule {
+        keys: &["SA01_KAFKA_TLS_CERT", "SA01_KAFKA_TLS_KEY"],
+        holds: |config| config.bus.tls_cert.is_some() == config.bus.tls_key.is_some(),
+        reason: "is of no use without the other: a certificate needs its key",
+        way_out: "set both, or unset both",
     },
     Rule {
         keys: &["SA01_MODEL_NAME", "SA01_MODEL_BASE_URL"],

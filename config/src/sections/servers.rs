@@ -50,6 +50,23 @@ section! {
         /// The file with the certificates that brokers are checked against; those of the system
         /// if not set.
         "SA01_KAFKA_TLS_CA" tls_ca: Option<PathBuf> = None, example "/etc/ssl/kafka-ca.pem";
+
+        /// The file with the certificate that this process shows to brokers; none if not set.
+        "SA01_KAFKA_TLS_CERT" tls_cert: Option<PathBuf> = None,
+            example "/etc/ssl/kafka-client.pem";
+
+        /// The file with that certificate's private key.
+        "SA01_KAFKA_TLS_KEY" tls_key: Option<PathBuf> = None,
+            example "/etc/ssl/kafka-client.key";
+
+        /// What stands before the names of topics and groups, so that installations can share
+        /// brokers; the names as they are if not set.
+        #[validate(custom(function = check::topic_prefix))]
+        "SA01_KAFKA_PREFIX" prefix: Option<String> = None, example "staging.";
+
+        /// How many partitions new topics get; existing topics keep theirs.
+        #[validate(range(min = 1, max = 10_000, message = "must be from 1 to 10000"))]
+        "SA01_KAFKA_PARTITIONS" partitions: u32 = 64;
     }
 }
 
