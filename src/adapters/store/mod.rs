@@ -1,3 +1,4 @@
 //! The store port, by vendor.
 
+pub mod postgres;
 pub mod sqlite;

@@ -1,0 +1,121 @@
+//! A database for each test, copied from one that is migrated once.
+
+use std::{env, sync::OnceLock};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions,
+};
+use tokio::sync::OnceCell;
+
+use super::super::{Options, PostgresStore, newest_schema};
+
+/// Where the tests' server is, unless `SA01_TEST_DB_DSN` says otherwise.
+const DSN: &str = "postgres://postgres@127.0.0.1:55432/postgres";
+
+/// Returns the address of the server's own database.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests are told by the environment where servers are"
+)]
+fn server() -> &'static str {
+    static SERVER: OnceLock<String> = OnceLock::new();
+    SERVER.get_or_init(|| env::var("SA01_TEST_DB_DSN").unwrap_or_else(|_| DSN.to_owned()))
+}
+
+/// Connects to the server as its administrator.
+pub(super) async fn admin() -> PgConnection {
+    let options: PgConnectOptions = server().parse().unwrap();
+    options
+        .connect()
+        .await
+        .unwrap_or_else(|error| panic!("no PostgreSQL at `{}`: run `make up` ({error})", server()))
+}
+
+/// Returns the address of another database of the server.
+fn address(database: &str) -> String {
+    let (server, _) = server().rsplit_once('/').unwrap();
+    format!("{server}/{database}")
+}
+
+async fn run(admin: &mut PgConnection, sql: String) {
+    admin.execute(AssertSqlSafe(sql)).await.unwrap();
+}
+
+/// A migrated database, made once in this process, and per schema: others may use the same server.
+async fn template() -> &'static str {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(|| async {
+            let name = format!("soma_template_{}_{}", newest_schema(), std::process::id());
+            let mut admin = admin().await;
+            run(&mut admin, format!("DROP DATABASE IF EXISTS {name}")).await;
+            run(&mut admin, format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
+                .await;
+            PostgresStore::migrate(&address(&name)).await.unwrap();
+            admin.close().await.unwrap();
+            name
+        })
+        .await
+}
+
+/// A database of its own; it goes with this.
+#[derive(Debug)]
+pub(super) struct Database {
+    name: String,
+}
+
+impl Database {
+    /// Makes a migrated one.
+    pub(super) async fn migrated() -> Self {
+        let template = template().await;
+        Self::from(template).await
+    }
+
+    /// Makes an empty one.
+    pub(super) async fn empty() -> Self {
+        Self::from("template0").await
+    }
+
+    async fn from(template: &str) -> Self {
+        let name = format!("soma_test_{}", uuid::Uuid::now_v7().simple());
+        let mut admin = admin().await;
+        run(&mut admin, format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        admin.close().await.unwrap();
+        Self { name }
+    }
+
+    /// Returns its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns its address.
+    pub(super) fn dsn(&self) -> String {
+        address(&self.name)
+    }
+
+    /// Returns options for it: beside a local bus, or for replicas.
+    pub(super) fn options(&self, bus_is_local: bool) -> Options {
+        Options { bus_is_local, connections: 8, ..Options::shared(self.dsn()) }
+    }
+
+    /// Connects to it beside the store.
+    pub(super) async fn connect(&self) -> PgConnection {
+        self.dsn().parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        // A runtime of its own: the test's is about to end.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let mut admin = admin().await;
+                run(&mut admin, sql).await;
+            });
+        });
+        dropping.join().ok();
+    }
+}
