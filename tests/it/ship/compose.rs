@@ -9,14 +9,15 @@ use super::{
     tool, yaml,
 };
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "docker/compose.yaml",
     "docker/compose.fallback.yaml",
     "docker/infrastructure.yaml",
+    "docker/observability.yaml",
     "docker/base.yaml",
 ];
 /// The files that are started, the others being their parts.
-const LAYOUTS: [&str; 2] = ["docker/compose.yaml", "docker/compose.fallback.yaml"];
+pub(super) const LAYOUTS: [&str; 2] = ["docker/compose.yaml", "docker/compose.fallback.yaml"];
 
 /// The variables of `docker/.env`, as the example asks for them.
 fn dotenv(name: &str) -> Option<String> {
@@ -82,7 +83,7 @@ fn extended(service: &Value) -> Value {
 }
 
 /// The services of a layout that run the executable.
-fn ours(layout: &str) -> Vec<(String, Value)> {
+pub(super) fn ours(layout: &str) -> Vec<(String, Value)> {
     let all = services(layout).into_iter();
     all.filter(|(_, service)| service.get("extends").is_some()).collect()
 }

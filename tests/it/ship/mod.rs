@@ -14,6 +14,7 @@ mod chart_links;
 mod chart_refuses;
 mod chart_schema;
 mod compose;
+mod dashboards;
 mod image;
 mod tool;
 mod yaml;
