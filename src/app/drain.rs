@@ -1,6 +1,6 @@
 //! Waits for the end and sees it through, from the outside in.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use soma_config::Shutdown;
 use soma_runtime::{Running, StopReport};
@@ -14,6 +14,9 @@ use crate::{
 
 /// How long anything may still take after the second signal.
 const CUT: Duration = Duration::from_secs(1);
+/// When the watchdog ends the process after the second signal: all that is cut comes one after the
+/// other.
+const CUT_KILL: Duration = Duration::from_secs(10);
 /// How long HTTP requests may take to end, of the whole drain.
 const HTTP_LIMIT: Duration = Duration::from_secs(15);
 /// How long closing the store may take.
@@ -32,67 +35,104 @@ pub(super) struct Serving {
 impl Serving {
     /// Serves until a signal or the death of a critical service; returns the exit code.
     pub(super) async fn until_asked(self, shutdown: &Shutdown, mut asked: Asked) -> u8 {
-        tokio::select! {
-            _ = asked.wait_for(|count| *count > 0) => {}
-            halt = self.running.halted() => tracing::error!(%halt, "the system halts"),
-        }
+        let gave_up = tokio::select! {
+            _ = asked.wait_for(|count| *count > 0) => false,
+            halt = self.running.halted() => {
+                tracing::error!(%halt, "the system halts");
+                true
+            }
+        };
         let began = Instant::now();
         self.watch.draining();
-        self.running.end_process_after(shutdown.kill, i32::from(exit::FAILED));
-        let forced = tokio::select! {
-            () = self.drain_edge(shutdown.lame_duck) => false,
-            _ = asked.wait_for(|count| *count > 1) => true,
-        };
-        let left = shutdown.drain.saturating_sub(began.elapsed());
-        let (report, forced) = self.stop_services(left, forced, asked).await;
-        self.close().await;
-        let code = if forced && report.halt.is_none() { exit::FAILED } else { report.exit_code() };
+        let code = if gave_up { exit::GAVE_UP } else { exit::FAILED };
+        self.running.end_process_after(shutdown.kill, i32::from(code));
+        fail::fail_point!("drain");
+        let mut hurry = Hurry { asked, running: self.running.clone() };
+        if !gave_up {
+            hurry.rest(shutdown.lame_duck).await;
+        }
+        let left = || shutdown.drain.saturating_sub(began.elapsed());
+        self.end_requests(left(), &mut hurry).await;
+        let report = self.stop_services(left(), &mut hurry).await;
+        self.close(&mut hurry).await;
+        let forced = hurry.is_on() && report.halt.is_none();
+        let code = if forced { exit::FAILED } else { report.exit_code() };
         last_words(&report, code, began.elapsed());
         code
     }
 
-    /// Lets load balancers notice, then ends requests; streams are told to come back.
-    async fn drain_edge(&self, lame_duck: Duration) {
-        if self.running.tree().halt.is_none() {
-            sleep(lame_duck).await;
-        }
+    /// Ends requests; streams are told to come back.
+    async fn end_requests(&self, left: Duration, hurry: &mut Hurry) {
         self.edge.drain();
-        if timeout(HTTP_LIMIT, self.api.stop()).await.is_err() {
+        if hurry.limit(HTTP_LIMIT.min(left), self.api.stop()).await.is_none() {
             tracing::warn!("requests were cut off");
         }
     }
 
-    async fn stop_services(
-        &self,
-        left: Duration,
-        forced: bool,
-        mut asked: Asked,
-    ) -> (StopReport, bool) {
-        if forced {
-            return (self.running.stop(CUT).await, true);
+    async fn stop_services(&self, left: Duration, hurry: &mut Hurry) -> StopReport {
+        if hurry.is_on() {
+            return self.running.stop(CUT).await;
         }
         let stop = self.running.stop(left);
         tokio::pin!(stop);
         tokio::select! {
-            report = &mut stop => (report, false),
-            _ = asked.wait_for(|count| *count > 1) => {
-                let (report, _) = tokio::join!(stop, self.running.stop(CUT));
-                (report, true)
-            }
+            report = &mut stop => report,
+            () = hurry.asked() => tokio::join!(stop, self.running.stop(CUT)).0,
         }
     }
 
-    async fn close(&self) {
+    async fn close(&self, hurry: &mut Hurry) {
         let sqlite = std::sync::Arc::clone(&self.ports.sqlite);
-        if let Err(error) =
-            self.ports.io.call(CLOSE_LIMIT, async move { sqlite.close().await }).await
-        {
-            tracing::warn!(%error, "the store was not closed; nothing is lost by that");
+        let close = self.ports.io.call(CLOSE_LIMIT, async move { sqlite.close().await });
+        if !matches!(hurry.limit(CLOSE_LIMIT, close).await, Some(Ok(()))) {
+            tracing::warn!("the store was not closed; nothing is lost by that");
         }
-        if timeout(CUT, self.admin.stop()).await.is_err() {
+        if hurry.limit(CUT, self.admin.stop()).await.is_none() {
             tracing::debug!("the admin listener was cut off");
         }
         self.ports.io.shutdown();
+    }
+}
+
+/// The second signal, from which on nothing may take longer than [`CUT`].
+struct Hurry {
+    asked: Asked,
+    running: Running,
+}
+
+impl Hurry {
+    fn is_on(&self) -> bool {
+        *self.asked.borrow() > 1
+    }
+
+    /// Waits for the second signal.
+    async fn asked(&mut self) {
+        if self.asked.wait_for(|count| *count > 1).await.is_err() {
+            pending::<()>().await;
+        }
+        self.running.end_process_after(CUT_KILL, i32::from(exit::FAILED));
+    }
+
+    /// Waits for `time`, or until there is no more time to wait.
+    async fn rest(&mut self, time: Duration) {
+        tokio::select! {
+            () = sleep(time) => {}
+            () = self.asked() => {}
+        }
+    }
+
+    /// Lets `work` take its time within `limit`; `None` if it was cut off.
+    async fn limit<F: Future>(&mut self, limit: Duration, work: F) -> Option<F::Output> {
+        tokio::pin!(work);
+        if !self.is_on() {
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = sleep(limit) => return None,
+                () = self.asked() => {}
+            }
+        }
+        timeout(CUT.min(limit), work).await.ok()
     }
 }
 

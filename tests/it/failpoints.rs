@@ -63,8 +63,10 @@ const TABLE: &[(&str, usize)] = &[
 /// Those that only a drain hits, of a turn that is under way.
 const DRAINING: &[&str] = &["lay_down::before_commit", "lay_down::after_commit"];
 
-/// Those that need a fault first; the suites of the ports and of the services hit them.
+/// Those that need a fault first; the suites of the ports and of the services hit them, and the
+/// tests of shutdown hold the process at `drain`.
 const NEED_A_FAULT: &[&str] = &[
+    "drain",
     "relay::after_publish",
     "bury",
     "drop_dead_letter",

@@ -71,6 +71,14 @@ async fn a_lame_duck_takes_requests_while_it_is_not_ready() {
         ready(&server).await == Some(StatusCode::SERVICE_UNAVAILABLE)
     })
     .await;
+    for base in [server.admin.as_str(), server.api.base()] {
+        for (path, status) in
+            [("/live", 200), ("/startup", 200), ("/v1/health", 200), ("/ready", 503)]
+        {
+            let answer = reqwest::get(format!("{base}{path}")).await.unwrap();
+            assert_eq!(answer.status().as_u16(), status, "{base}{path}");
+        }
+    }
     let session = Uuid::now_v7();
     let sent = server.api.send(session, "hello").await;
     assert_eq!(server.ended().await.code(), Some(0));
@@ -98,19 +106,37 @@ async fn a_second_signal_cuts_the_drain_short() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_signal_ends_it_at_once() {
-    let setup = Setup::new()
-        .set("SA01_SHUTDOWN_LAME_DUCK", "10m")
+    // The thread that drains hangs, and the watchdog is far away: nothing else ends the process.
+    let mut setup = Setup::new()
         .set("SA01_SHUTDOWN_DRAIN", "20m")
         .set("SA01_SHUTDOWN_KILL", "30m")
         .set("SA01_SUPERVISION_HANG_LIMIT", "10m");
+    setup.arm(Some("drain=sleep(3600000)"));
     let mut server = setup.start().await.unwrap();
-    block(&server, "housekeeping").await;
     for said in ["asked to end", "asked again"] {
         server.signal("TERM");
         until(said, async || !server.logged(said).is_empty()).await;
     }
+    assert!(!server.has_ended());
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(1));
+    assert!(server.logged("ended: ").is_empty(), "it has waited for the end of a drain");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_watchdog_ends_a_process_that_does_not_drain_in_time() {
+    let mut setup = Setup::new().set("SA01_SHUTDOWN_DRAIN", "1s").set("SA01_SHUTDOWN_KILL", "2s");
+    setup.arm(Some("drain=sleep(3600000)"));
+    let mut server = setup.start().await.unwrap();
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
+    assert!(!server.logged("did not end in time").is_empty());
+    // The same in a halt, whose code says so.
+    let mut server = setup.start().await.unwrap();
+    let fault = json!({"kind": "panic"});
+    server.api.call(Method::POST, "/v1/services/gateway/fault", fault).await;
+    assert_eq!(server.ended().await.code(), Some(70));
+    assert!(!server.logged("did not end in time").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,6 +150,24 @@ async fn a_service_that_does_not_stop_is_left_behind_at_the_deadline() {
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(1));
     assert!(!server.logged("housekeeping").is_empty(), "the log names it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_that_hangs_is_told_by_live_until_the_process_drains() {
+    let setup = Setup::new()
+        .set("SA01_SUPERVISION_HANG_LIMIT", "10m")
+        .set("SA01_SHUTDOWN_LAME_DUCK", "10m")
+        .set("SA01_SHUTDOWN_DRAIN", "20m")
+        .set("SA01_SHUTDOWN_KILL", "30m");
+    let mut server = setup.start().await.unwrap();
+    let live = async || reqwest::get(format!("{}/live", server.admin)).await.unwrap();
+    block(&server, "housekeeping").await;
+    until("it is not live", async || live().await.status() != StatusCode::OK).await;
+    assert!(live().await.text().await.unwrap().contains("housekeeping has not moved for 1"));
+    server.signal("TERM");
+    until("it is live while it drains", async || live().await.status() == StatusCode::OK).await;
+    server.signal("TERM");
+    assert_eq!(server.ended().await.code(), Some(1));
 }
 
 /// Blocks a service's thread for longer than any test.
