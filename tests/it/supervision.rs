@@ -95,7 +95,40 @@ async fn a_panic_of_housekeeping_disturbs_nobody() {
     panics(&server, "housekeeping").await;
     works(&server).await;
     comes_back(&server, "housekeeping", before).await;
-    assert_eq!(service(&server, "housekeeping").await["panics"], 1);
+    let housekeeping = service(&server, "housekeeping").await;
+    assert_eq!((&housekeeping["panics"], &housekeeping["restarts"]), (&json!(1), &json!(1)));
+    assert_eq!(housekeeping["cause"]["message"], "injected panic", "the tree tells why");
+    let logged = server.logged("panicked");
+    let panic = logged.first().map(ToString::to_string).unwrap_or_default();
+    assert!(panic.contains("housekeeping") && panic.contains("fault.rs:"), "{panic}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_of_unified_memory_that_spends_its_budget_ends_the_process() {
+    let mut server =
+        Setup::new().set("SA01_SUPERVISION_RESTART_BUDGET", "1").start().await.unwrap();
+    let before = generation(&server, "outbox-sync").await;
+    panics(&server, "outbox-sync").await;
+    comes_back(&server, "outbox-sync", before).await;
+    works(&server).await;
+    panics(&server, "outbox-sync").await;
+    assert_eq!(server.ended().await.code(), Some(70));
+    let last = server.last_line().to_string();
+    assert!(last.contains("unified-memory") && last.contains("outbox-sync"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_spends_its_budget_degrades_the_process_until_it_is_restarted() {
+    let server = Setup::new().set("SA01_SUPERVISION_RESTART_BUDGET", "0").start().await.unwrap();
+    panics(&server, "housekeeping").await;
+    until("it has failed", async || service(&server, "housekeeping").await["state"] == "failed")
+        .await;
+    assert_eq!(server.api.get("/v1/health").await["status"], "degraded");
+    works(&server).await;
+    let path = "/v1/services/housekeeping/restart";
+    let (status, after) = server.api.call(Method::POST, path, Value::Null).await;
+    assert_eq!((status, &after["state"]), (StatusCode::OK, &json!("ready")), "{after}");
+    until("all is well", async || server.api.get("/v1/health").await["status"] == "ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +158,9 @@ async fn the_death_of_a_critical_service_ends_the_process_in_order() {
         assert_eq!(server.ended().await.code(), Some(70), "{name}");
         let last = server.last_line();
         let named = if name == "memory-sync" { "unified-memory" } else { name };
-        assert!(last.to_string().contains(named), "{last}");
+        for part in [named, "the supervisor gave up", "injected panic", "fault.rs:"] {
+            assert!(last.to_string().contains(part), "{part} is not in {last}");
+        }
     }
 }
 
