@@ -413,7 +413,7 @@ async fn health_is_told_on_both_listeners_without_a_token() {
         assert_eq!(site.get(path).await.status, 200, "{path}");
         assert_eq!(site.ask_at(&admin(path), "GET", Ask::default()).await.status, 200, "{path}");
     }
-    *site.health.0.lock().unwrap() = Some("out of order".to_owned());
+    *site.health.fault.lock().unwrap() = Some("out of order".to_owned());
     let report = site.get("/v1/health").await;
     assert_eq!((report.status, &report.body["status"]), (200, &json!("down")));
     assert_eq!(report.body["components"]["store"]["last_error"], "out of order");
@@ -427,22 +427,25 @@ async fn health_is_told_on_both_listeners_without_a_token() {
 }
 
 #[tokio::test]
-async fn the_admin_listener_answers_while_every_thread_of_the_api_is_busy() {
-    let site = Site::with(|setup| {
-        setup.policy = soma_contract::testing::FakePolicy::new(|_| {
-            // Blocks an I/O thread, as a broken adapter would.
-            std::thread::park_timeout(Duration::from_millis(200));
-            Ok(soma_contract::port::policy::Decision::Allow)
-        })
-        .into();
-    });
-    let body = json!({"message": "x"});
-    let busy = (0..8).map(|_| site.post("/v1/session/message", &body));
-    let busy = futures::future::join_all(busy);
-    let url = format!("http://{}/live", site.admin.address());
-    let (replies, live) = tokio::join!(busy, site.ask_at(&url, "GET", Ask::default()));
-    assert_eq!(live.status, 200);
-    assert!(replies.iter().all(|reply| reply.status == 202));
+async fn the_admin_listener_answers_while_every_thread_of_the_api_is_blocked() {
+    let site = Site::new();
+    let (release, hold) = std::sync::mpsc::channel::<()>();
+    *site.health.hold.lock().unwrap() = Some(hold);
+    let threads = std::thread::available_parallelism().unwrap().get();
+    // Connections are dealt out in turn, so that each thread gets some.
+    let blocked = futures::future::join_all((0..threads * 4).map(|_| site.get("/v1/health")));
+    let answers = async {
+        while site.health.reports.load(std::sync::atomic::Ordering::SeqCst) < threads {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for path in ["/live", "/startup", "/ready", "/metrics"] {
+            let url = format!("http://{}{path}", site.admin.address());
+            assert_eq!(site.ask_at(&url, "GET", Ask::default()).await.status, 200, "{path}");
+        }
+        drop(release);
+    };
+    let (replies, ()) = tokio::join!(blocked, answers);
+    assert!(replies.iter().all(|reply| reply.status == 200));
 }
 
 #[tokio::test]

@@ -431,11 +431,18 @@ impl Supervision for FakeTree {
 
 /// Health that tests set.
 #[derive(Debug, Default)]
-pub(super) struct FakeHealth(pub(super) Mutex<Option<String>>);
+pub(super) struct FakeHealth {
+    /// What is wrong.
+    pub(super) fault: Mutex<Option<String>>,
+    /// What a report waits for, blocking its thread: the end of the channel.
+    pub(super) hold: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    /// The reports that were asked for.
+    pub(super) reports: std::sync::atomic::AtomicUsize,
+}
 
 impl FakeHealth {
     fn outcome(&self) -> Result<(), String> {
-        self.0.lock().unwrap().clone().map_or(Ok(()), Err)
+        self.fault.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 }
 
@@ -453,6 +460,10 @@ impl HealthSource for FakeHealth {
     }
 
     fn report(&self) -> HealthReport {
+        self.reports.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if let Some(hold) = &*self.hold.lock().unwrap() {
+            hold.recv().ok();
+        }
         let error = self.outcome().err();
         let status = if error.is_some() { HealthStatus::Down } else { HealthStatus::Ok };
         let component =
