@@ -95,11 +95,15 @@ impl Claims {
     /// Claims and runs steps until the drain has begun and everything that runs has ended.
     pub(crate) async fn run(mut self) {
         let drain = self.scope.draining();
-        while !(drain.is_draining() && self.endings.is_empty()) {
+        loop {
             if !drain.is_draining() {
                 self.pass().await;
             }
+            // The drain may have begun during the pass.
             let draining = drain.is_draining();
+            if draining && self.endings.is_empty() {
+                return;
+            }
             let listening = !draining && self.has_permits();
             let look_again = sleep_until(self.next_look());
             tokio::select! {

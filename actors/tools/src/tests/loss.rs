@@ -1,6 +1,10 @@
 //! Executors that die, drain, or lose the store in the middle.
 
-use soma_contract::testing::store::Fault as StoreFault;
+use async_trait::async_trait;
+use soma_contract::{
+    port::policy::{Decision, Policy, PolicyError, PolicyInput},
+    testing::store::Fault as StoreFault,
+};
 use soma_runtime::Fault;
 use tokio::sync::Semaphore;
 
@@ -69,6 +73,52 @@ fn a_drain_puts_back_what_may_be_repeated_and_waits_for_the_rest() {
         assert_eq!(calls[0].status, StepStatus::Requested);
         assert_eq!(calls[1].status, StepStatus::Done);
         assert_eq!((read.count(), pay.count()), (1, 1));
+    });
+}
+
+/// A policy engine that is away, and whose answer to the first ping is kept back.
+#[derive(Debug)]
+struct KeptBack {
+    asked: Semaphore,
+    gate: Semaphore,
+}
+
+#[async_trait]
+impl Policy for KeptBack {
+    async fn decide(&self, _input: &PolicyInput) -> Result<Decision, PolicyError> {
+        Err(PolicyError("away".to_owned()))
+    }
+
+    async fn ping(&self) -> Result<(), PolicyError> {
+        self.asked.add_permits(1);
+        one(&self.gate).await;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_drain_that_begins_in_the_middle_of_a_pass_is_no_panic() {
+    paused(async {
+        let tool = Scripted::named("read");
+        let mut stage = Stage::set(&[&tool], FakePolicy::allowing());
+        let policy = Arc::new(KeptBack { asked: Semaphore::new(0), gate: Semaphore::new(0) });
+        stage.parts =
+            Arc::new(Parts { policy: Arc::clone(&policy) as _, ..(*stage.parts).clone() });
+        stage.start().await;
+        let turn = stage.turn(1).await;
+        stage.request(&turn, &[("read", Effect::Pure)]).await;
+        one(&policy.asked).await;
+        // Nothing is left to claim when the pass goes on.
+        let failed = sample::failed(&turn, "gave up");
+        stage.store.end(turn.turn.turn_id, turn.epoch, failed).await.unwrap();
+        let opening = async {
+            stage.until_state(ServiceState::Stopping).await;
+            // The order to stop has arrived before the pass goes on.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            policy.gate.add_permits(1);
+        };
+        futures::join!(stage.stop(), opening);
+        assert_eq!(stage.running().tree().find(NAME).unwrap().panics, 0);
     });
 }
 
