@@ -72,7 +72,11 @@ impl Drop for Ownership {
     }
 }
 
-async fn try_lock(connection: &mut PgConnection, alone: bool) -> Result<bool, sqlx::Error> {
+/// Tries to take the lock on this connection.
+pub(super) async fn try_lock(
+    connection: &mut PgConnection,
+    alone: bool,
+) -> Result<bool, sqlx::Error> {
     let sql = if alone {
         "SELECT pg_try_advisory_lock($1)"
     } else {

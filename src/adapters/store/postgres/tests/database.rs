@@ -84,9 +84,10 @@ impl Database {
         Self { name }
     }
 
-    /// Returns its name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// Returns where the server is: `host:port`.
+    pub(super) fn server(&self) -> String {
+        let options: PgConnectOptions = server().parse().unwrap();
+        format!("{}:{}", options.get_host(), options.get_port())
     }
 
     /// Returns its address.
