@@ -38,9 +38,10 @@ mod schema;
 mod sessions;
 mod shards;
 mod steps;
+mod target;
 #[cfg(test)]
 #[cfg(feature = "cluster-tests")]
-mod tests;
+pub(super) mod tests;
 mod text;
 mod transcript;
 mod turns;
@@ -63,6 +64,10 @@ pub use self::schema::{SchemaError, newest as newest_schema};
 use self::{
     accept::Accept, claim::Claim, end::End, engine::Engine, journal::Journal, lane::Lane,
     memory_write::Enqueue, ownership::Ownership, steps::Settle,
+};
+pub(super) use self::{
+    target::Target,
+    text::{kept, kept_json, restored},
 };
 
 /// How a store is opened.

@@ -23,8 +23,6 @@ use super::{
 
 /// Undelivered writes of a tenant that a search looks at: the newest.
 const PENDING_LIMIT: i64 = 2_000;
-/// Characters of a memory that are indexed: PostgreSQL bounds what it keeps of a text's words.
-const MAX_INDEXED: usize = 100_000;
 
 /// $1 rows, $2 now
 const PUT: &str = "
@@ -32,10 +30,10 @@ INSERT INTO memory_replica (tenant, memory_id, session_id, persona_id, kind, con
     version, coord, request_id, trace_id, written_at, deleted_at, words)
 SELECT tenant, memory_id, session_id, persona_id, kind, content, payload, version, coord,
     request_id, trace_id, written_at, CASE WHEN deleted THEN $2 END,
-    to_tsvector('simple', folded(words))
+    words_of(content)
 FROM jsonb_to_recordset($1::jsonb) AS r(tenant text, memory_id uuid, session_id uuid,
     persona_id text, kind text, content text, payload text, version bigint, coord text,
-    request_id text, trace_id text, written_at bigint, deleted boolean, words text)
+    request_id text, trace_id text, written_at bigint, deleted boolean)
 ORDER BY tenant, memory_id
 ON CONFLICT (tenant, memory_id) DO UPDATE SET session_id = excluded.session_id,
     persona_id = excluded.persona_id, kind = excluded.kind, content = excluded.content,
@@ -58,13 +56,6 @@ struct ReplicaRow<'w> {
     trace_id: Option<&'w str>,
     written_at: i64,
     deleted: bool,
-    words: String,
-}
-
-/// Returns what is indexed of a text: its words as a query's are taken apart, in their order.
-fn spelled(content: &str) -> String {
-    let spaced = |letter: char| if letter.is_alphanumeric() { letter } else { ' ' };
-    content.chars().take(MAX_INDEXED).map(spaced).collect::<String>().to_lowercase()
 }
 
 /// Writes versions that the replica takes; of a deleted memory only the tombstone stays.
@@ -108,7 +99,6 @@ fn row<'w>(write: &'w MemoryWrite, receipt: &'w Receipt) -> Result<ReplicaRow<'w
         trace_id: receipt.trace_id.as_deref(),
         written_at: micros(memory.written_at),
         deleted,
-        words: if deleted { String::new() } else { spelled(&memory.content) },
     })
 }
 
@@ -164,7 +154,7 @@ const RANKED: &str = "
 WITH wanted AS MATERIALIZED (
     SELECT w.word, w.word::tsquery AS one FROM (
         SELECT DISTINCT quote_literal(l.lexeme) AS word
-        FROM unnest(to_tsvector('simple', folded($1))) l) w
+        FROM unnest(words_of($1)) l) w
 ), found AS MATERIALIZED (
     SELECT r.id, r.payload, r.written_at, r.words FROM memory_replica r
     WHERE r.words @@ (SELECT string_agg(word, ' | ')::tsquery FROM wanted)

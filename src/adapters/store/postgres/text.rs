@@ -5,7 +5,7 @@
 const MARK: char = '\u{10FFFF}';
 
 /// Returns a plain text as its column keeps it.
-pub(super) fn kept(text: &str) -> String {
+pub(in crate::adapters::store) fn kept(text: &str) -> String {
     if !text.contains(['\0', MARK]) {
         return text.to_owned();
     }
@@ -13,7 +13,7 @@ pub(super) fn kept(text: &str) -> String {
 }
 
 /// Returns a JSON document so that no string of it has a U+0000 when PostgreSQL has read it.
-pub(super) fn kept_json(json: String) -> String {
+pub(in crate::adapters::store) fn kept_json(json: String) -> String {
     if !json.contains("\\u0000") && !json.contains(MARK) {
         return json;
     }
@@ -37,7 +37,7 @@ pub(super) fn kept_json(json: String) -> String {
 }
 
 /// Returns a JSON document that PostgreSQL gave as what was meant.
-pub(super) fn restored(json: String) -> String {
+pub(in crate::adapters::store) fn restored(json: String) -> String {
     if !json.contains(MARK) {
         return json;
     }

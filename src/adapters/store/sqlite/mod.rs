@@ -32,6 +32,7 @@ mod replica;
 mod retention;
 mod row;
 mod schema;
+mod source;
 mod steps;
 #[cfg(test)]
 mod suite;
@@ -57,6 +58,7 @@ use sqlx::{
 };
 use tokio::runtime::Handle;
 
+pub(super) use self::source::Source;
 pub use self::{
     backup::{RestoreError, backup, restore},
     lock::LockError,

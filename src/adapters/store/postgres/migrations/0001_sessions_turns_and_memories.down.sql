@@ -17,7 +17,7 @@ DROP TABLE turn_step;
 DROP TABLE turn;
 DROP TABLE session_events;
 DROP TABLE session_envelopes;
-DROP FUNCTION folded;
+DROP FUNCTION words_of;
 DROP FUNCTION shard_of;
 DROP FUNCTION run_out;
 DROP FUNCTION now_us;

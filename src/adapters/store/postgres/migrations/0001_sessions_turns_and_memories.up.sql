@@ -20,9 +20,12 @@ CREATE FUNCTION run_out(lease_until bigint, lease_us bigint) RETURNS boolean
 CREATE FUNCTION shard_of(id uuid) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (get_byte(uuid_send(id), 15) % 64)::smallint;
 
--- Words without their accents, in any of the forms in which they may be written.
-CREATE FUNCTION folded(words text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN normalize(regexp_replace(normalize(words, NFKD), '[\u0300-\u036f]', '', 'g'), NFC);
+-- Words without their accents, in any of the forms in which they may be written. Marks part words, as
+-- they do in the embedded store; without that a host or an address would be one word.
+CREATE FUNCTION words_of(content text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN to_tsvector('simple', regexp_replace(normalize(regexp_replace(
+        normalize(left(content, 100000), NFKD), '[\u0300-\u036f]', '', 'g'), NFC),
+        '[\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00a9\u00ab-\u00b4\u00b6-\u00b9\u00bb-\u00bf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f\uff00-\uff0f]+', ' ', 'g'));
 
 CREATE TABLE session_envelopes (
     session_id  uuid    NOT NULL PRIMARY KEY,

@@ -7,7 +7,7 @@ use soma_contract::{
 
 use super::{
     super::Options,
-    database::Database,
+    database::{Database, host_and_port},
     proxy::Proxy,
     sample::{done, message, open, owner, session, tenant},
 };
@@ -15,8 +15,8 @@ use super::{
 #[tokio::test]
 async fn a_store_finds_its_database_again() {
     let database = Database::migrated().await;
-    let mut proxy = Proxy::start(&database.server()).await;
-    let dsn = database.dsn().replace(&database.server(), &proxy.address().to_string());
+    let mut proxy = Proxy::start(&host_and_port()).await;
+    let dsn = database.dsn().replace(&host_and_port(), &proxy.address().to_string());
     let store = open(Options { dsn, ..database.options(false) }).await;
     let session_id = session();
     let said = message(session_id, "before");

@@ -22,8 +22,14 @@ fn server() -> &'static str {
     SERVER.get_or_init(|| env::var("SA01_TEST_DB_DSN").unwrap_or_else(|_| DSN.to_owned()))
 }
 
+/// Returns where the server is: `host:port`.
+pub(in crate::adapters::store) fn host_and_port() -> String {
+    let options: PgConnectOptions = server().parse().unwrap();
+    format!("{}:{}", options.get_host(), options.get_port())
+}
+
 /// Connects to the server as its administrator.
-pub(super) async fn admin() -> PgConnection {
+pub(in crate::adapters::store) async fn admin() -> PgConnection {
     let options: PgConnectOptions = server().parse().unwrap();
     options
         .connect()
@@ -60,19 +66,19 @@ async fn template() -> &'static str {
 
 /// A database of its own; it goes with this.
 #[derive(Debug)]
-pub(super) struct Database {
+pub(in crate::adapters::store) struct Database {
     name: String,
 }
 
 impl Database {
     /// Makes a migrated one.
-    pub(super) async fn migrated() -> Self {
+    pub(in crate::adapters::store) async fn migrated() -> Self {
         let template = template().await;
         Self::from(template).await
     }
 
     /// Makes an empty one.
-    pub(super) async fn empty() -> Self {
+    pub(in crate::adapters::store) async fn empty() -> Self {
         Self::from("template0").await
     }
 
@@ -84,24 +90,18 @@ impl Database {
         Self { name }
     }
 
-    /// Returns where the server is: `host:port`.
-    pub(super) fn server(&self) -> String {
-        let options: PgConnectOptions = server().parse().unwrap();
-        format!("{}:{}", options.get_host(), options.get_port())
-    }
-
     /// Returns its address.
-    pub(super) fn dsn(&self) -> String {
+    pub(in crate::adapters::store) fn dsn(&self) -> String {
         address(&self.name)
     }
 
     /// Returns options for it: beside a local bus, or for replicas.
-    pub(super) fn options(&self, bus_is_local: bool) -> Options {
+    pub(in crate::adapters::store) fn options(&self, bus_is_local: bool) -> Options {
         Options { bus_is_local, connections: 8, ..Options::shared(self.dsn()) }
     }
 
     /// Connects to it beside the store.
-    pub(super) async fn connect(&self) -> PgConnection {
+    pub(in crate::adapters::store) async fn connect(&self) -> PgConnection {
         self.dsn().parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
     }
 }

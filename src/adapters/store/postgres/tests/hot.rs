@@ -9,6 +9,7 @@ use soma_contract::{
     port::store::{Transcript, Turns},
 };
 use sqlx::Executor;
+use tokio::runtime::Handle;
 
 use super::{
     super::PostgresStore,
@@ -52,7 +53,7 @@ async fn accepts_of_many_clients_at_hot_sessions_do_not_deadlock_and_have_no_gap
     let sessions = [session(), session(), session()];
     let clients = (0..CLIENTS).map(|client| {
         let stores = stores.clone();
-        tokio::spawn(async move {
+        Handle::current().spawn(async move {
             for at in 0..EACH {
                 let session_id = sessions[(client + at) % sessions.len()];
                 let store = &stores[(client + at / 2) % stores.len()];
@@ -108,7 +109,7 @@ async fn what_was_answered_survives_backends_that_are_killed_in_the_middle() {
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let store = Arc::clone(&store);
-            tokio::spawn(async move {
+            Handle::current().spawn(async move {
                 let mut accepted = Vec::new();
                 for _ in 0..EACH {
                     accepted.push(told(&store, &message(session_id, "hello")).await);

@@ -1,12 +1,12 @@
 //! The store on a real PostgreSQL: the port's own suite, and what only this adapter promises.
 
 mod away;
-mod database;
+pub(in crate::adapters::store) mod database;
 mod hot;
 mod ownership;
 mod proxy;
 mod replicas;
-mod sample;
+pub(in crate::adapters::store) mod sample;
 mod schema;
 mod shards;
 mod suite;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::watch,
     task::JoinHandle,
 };
@@ -35,10 +36,10 @@ impl Proxy {
 
     fn serve(&mut self, listener: TcpListener) {
         let (server, up) = (self.server.clone(), self.up.clone());
-        self.task = Some(tokio::spawn(async move {
+        self.task = Some(Handle::current().spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, mut up) = (server.clone(), up.subscribe());
-                tokio::spawn(async move {
+                Handle::current().spawn(async move {
                     let passing = async move {
                         let (mut client, mut server) =
                             (client, TcpStream::connect(server).await.unwrap());

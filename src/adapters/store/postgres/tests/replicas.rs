@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use soma_contract::{
     EventType, SessionId,
-    port::store::{ClaimedTurn, Steps, StoreError, Transcript, Turns},
+    port::store::{ClaimedTurn, Inherited, Steps, StoreError, Transcript, Turns},
     tool::Effect,
     turn::{StepStatus, TurnStatus},
 };
@@ -52,7 +52,7 @@ async fn a_turn_under_a_live_lease_is_nobody_elses() {
     assert_eq!(two.claim(&owner("two"), session_id).await.unwrap(), None);
     assert_eq!(two.claimable(Duration::ZERO, 10).await.unwrap(), []);
     // A replica that starts takes nothing over, nor does one that lays its own orphans down.
-    assert_eq!(two.inherit(&owner("two")).await.unwrap(), Default::default());
+    assert_eq!(two.inherit(&owner("two")).await.unwrap(), Inherited::default());
     assert_eq!(two.lay_down_orphans(&owner("two"), &[]).await.unwrap(), []);
     assert_eq!(two.claim(&owner("two"), session_id).await.unwrap(), None);
 }
@@ -66,7 +66,7 @@ async fn a_turn_whose_lease_has_run_out_is_taken_over_and_its_owner_fenced() {
     let lost = claimed(&one, "one", session_id).await;
     let turn_id = lost.turn.turn_id;
     run_out(&database).await;
-    assert_eq!(two.claimable(Duration::from_secs(3600), 10).await.unwrap(), [session_id]);
+    assert_eq!(two.claimable(Duration::from_hours(1), 10).await.unwrap(), [session_id]);
     let taken = claimed(&two, "two", session_id).await;
     assert_eq!(taken.turn.turn_id, turn_id);
     assert_eq!(taken.turn.tries.attempts, 2);

@@ -17,30 +17,29 @@ use super::{
     database::Database,
 };
 
-pub(super) fn owner(name: &str) -> Owner {
+pub(in crate::adapters::store) fn owner(name: &str) -> Owner {
     Owner(name.to_owned())
 }
 
-pub(super) fn tenant() -> TenantId {
+pub(in crate::adapters::store) fn tenant() -> TenantId {
     TenantId::public()
 }
 
-/// Opens a replica's store. Its leases are so short that the server has been up for longer, and only
-/// run out where a test says so.
-pub(super) async fn replica(database: &Database) -> PostgresStore {
-    let options = Options { lease: Duration::from_secs(60), ..database.options(false) };
+/// Opens a replica's store, whose leases only run out where a test says so.
+pub(in crate::adapters::store) async fn replica(database: &Database) -> PostgresStore {
+    let options = Options { lease: Duration::from_mins(1), ..database.options(false) };
     open(options).await
 }
 
-pub(super) async fn open(options: Options) -> PostgresStore {
+pub(in crate::adapters::store) async fn open(options: Options) -> PostgresStore {
     PostgresStore::connect(options, &Handle::current(), Arc::new(SystemClock)).await.unwrap()
 }
 
-pub(super) fn session() -> SessionId {
+pub(in crate::adapters::store) fn session() -> SessionId {
     SessionId(RandomIds.draw())
 }
 
-pub(super) fn message(session: SessionId, text: &str) -> NewMessage {
+pub(in crate::adapters::store) fn message(session: SessionId, text: &str) -> NewMessage {
     let id = EventId(RandomIds.draw());
     let mut event = Event::new(id, session, Role::User, EventType::User);
     event.message = text.to_owned();
@@ -53,7 +52,7 @@ pub(super) fn message(session: SessionId, text: &str) -> NewMessage {
     }
 }
 
-pub(super) fn keyed(message: NewMessage, key: &str) -> NewMessage {
+pub(in crate::adapters::store) fn keyed(message: NewMessage, key: &str) -> NewMessage {
     let idempotency = Idempotency {
         route: "/v1/session/message".to_owned(),
         key: key.to_owned(),
@@ -62,7 +61,7 @@ pub(super) fn keyed(message: NewMessage, key: &str) -> NewMessage {
     NewMessage { idempotency: Some(idempotency), ..message }
 }
 
-pub(super) fn done(claimed: &ClaimedTurn) -> Ending {
+pub(in crate::adapters::store) fn done(claimed: &ClaimedTurn) -> Ending {
     let turn = &claimed.turn;
     let id = EventId::terminal(turn.turn_id, turn.replay);
     let event = Event::new(id, turn.session_id, Role::Assistant, EventType::Final);
@@ -76,7 +75,7 @@ pub(super) fn done(claimed: &ClaimedTurn) -> Ending {
     }
 }
 
-pub(super) fn call(claimed: &ClaimedTurn, index: u32, effect: Effect) -> Step {
+pub(in crate::adapters::store) fn call(claimed: &ClaimedTurn, index: u32, effect: Effect) -> Step {
     let turn = &claimed.turn;
     Step {
         effect_id: EffectId::of(turn.turn_id, 1, index),
@@ -98,10 +97,10 @@ pub(super) fn call(claimed: &ClaimedTurn, index: u32, effect: Effect) -> Step {
     }
 }
 
-pub(super) fn entry(calls: Vec<Step>) -> JournalEntry {
+pub(in crate::adapters::store) fn entry(calls: Vec<Step>) -> JournalEntry {
     JournalEntry { answer: None, calls, worked_ms: 1 }
 }
 
-pub(super) fn outcome() -> ToolOutcome {
+pub(in crate::adapters::store) fn outcome() -> ToolOutcome {
     soma_contract::testing::sample::outcome("done")
 }
