@@ -237,6 +237,7 @@ fn housekeeping(
     let retention = Retention {
         idempotency: config.retention.idempotency,
         dead_letters: config.retention.dead_letters,
+        inbox: config.retention.inbox,
         done_steps: config.retention.steps,
         memory_tombstones: config.retention.memory_tombstones,
     };

@@ -170,6 +170,7 @@ mod tests {
         let retention = Retention {
             idempotency: DAY,
             dead_letters: DAY,
+            inbox: DAY,
             done_steps: DAY,
             memory_tombstones: DAY,
         };

@@ -755,6 +755,8 @@ pub struct Retention {
     pub idempotency: Duration,
     /// Dead letters.
     pub dead_letters: Duration,
+    /// Which foreign records were dealt with; longer than topics keep them.
+    pub inbox: Duration,
     /// Steps of ended turns; those of a turn that left a dead letter stay for as long as that, since
     /// a replay goes on after them.
     pub done_steps: Duration,

@@ -33,13 +33,15 @@ DELETE FROM inbox WHERE id IN (
     WHERE created_at < $1)";
 
 /// Steps of turns that have not ended stay, at the front, hence the join before the limit; nothing
-/// behind the first young row is looked at.
+/// behind the first young row is looked at. So do those of a turn that can be replayed: its next
+/// owner goes on after them.
 const DONE_STEPS: &str = "
 DELETE FROM turn_step WHERE id IN (
     SELECT p.id FROM turn_step p JOIN turn t ON t.turn_id = p.turn_id
     WHERE p.id < coalesce((SELECT y.id FROM turn_step y WHERE y.created_at >= $1
                            ORDER BY y.id LIMIT 1), 9223372036854775807)
         AND t.ended_at < $1
+        AND NOT EXISTS (SELECT 1 FROM dlq_messages d WHERE d.turn_id = t.turn_id)
     ORDER BY p.id LIMIT $2)";
 
 const TOMBSTONES: &str = "
@@ -68,7 +70,7 @@ pub(super) async fn retire(
     for (sql, kept) in [
         (IDEMPOTENCY, retention.idempotency),
         (DEAD_LETTERS, retention.dead_letters),
-        (INBOX, retention.dead_letters),
+        (INBOX, retention.inbox),
         (DONE_STEPS, retention.done_steps),
     ] {
         let gone = query(sql).bind(before(terms.now, kept)).bind(SLICE);

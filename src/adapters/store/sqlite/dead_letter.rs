@@ -103,7 +103,7 @@ INSERT INTO inbox (consumer_group, event_id, created_at) VALUES ($1, unhex($2), 
 ON CONFLICT DO NOTHING";
 
 /// Buries a record that cannot become work; of one group each event only once, for as long as the
-/// dead letters are kept.
+/// inbox keeps it.
 pub(super) async fn bury_record(
     connection: &mut SqliteConnection,
     terms: Terms,

@@ -72,7 +72,7 @@ pub(super) async fn retire(
     for (sql, kept) in [
         (IDEMPOTENCY, retention.idempotency),
         (DEAD_LETTERS, retention.dead_letters),
-        (INBOX, retention.dead_letters),
+        (INBOX, retention.inbox),
         (DONE_STEPS, retention.done_steps),
     ] {
         let gone = query(sql).bind(before(terms.now, kept)).bind(SLICE);

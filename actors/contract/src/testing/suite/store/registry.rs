@@ -118,6 +118,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const RETENTION: Retention = Retention {
     idempotency: HOUR,
     dead_letters: HOUR.saturating_mul(2),
+    inbox: HOUR.saturating_mul(2),
     done_steps: HOUR.saturating_mul(3),
     memory_tombstones: HOUR.saturating_mul(4),
 };
