@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use soma_config::ServerUrl;
 use uuid::Uuid;
 
 const EXAMPLES: &str = "\
@@ -120,6 +121,13 @@ pub(super) enum Command {
         /// The file that `backup` wrote
         file: PathBuf,
     },
+    /// Copies the embedded store, on which no server runs, into an empty PostgreSQL; goes on where an
+    /// earlier try broke off
+    Promote {
+        /// The database: postgres://user:password@host:port/name
+        #[arg(long, value_name = "URL", value_parser = database)]
+        to: ServerUrl,
+    },
     /// Prints a completion script
     Completions {
         /// For which shell
@@ -185,6 +193,15 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.trim().to_owned(), value.to_owned()))
 }
 
+/// Reads the address of a PostgreSQL database.
+fn database(text: &str) -> Result<ServerUrl, String> {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        Ok(ServerUrl::new(text))
+    } else {
+        Err("give the database as `postgres://user:password@host:port/name`".to_owned())
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -200,6 +217,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_promotion_goes_to_postgresql_only() {
+        assert_eq!(database("postgres://a@b/c"), Ok(ServerUrl::new("postgres://a@b/c")));
+        assert!(database("mysql://a@b/c").is_err());
+    }
 
     #[test]
     fn durations_have_seconds_by_default() {

@@ -10,6 +10,7 @@ mod arguments;
 mod chat;
 mod health;
 pub(crate) mod out;
+mod promote;
 mod settings;
 mod store;
 mod table;
@@ -78,6 +79,7 @@ fn with_configuration(command: Command, common: &arguments::Common) -> ExitCode 
         Command::Migrate => store::migrate(&loaded.config),
         Command::Backup { file } => store::backup(&loaded.config, &file),
         Command::Restore { file } => store::restore(&loaded.config, &file),
+        Command::Promote { to } => promote::promote(&loaded.config, &to),
         command => settings::talk(&loaded.config, common, command),
     }
 }

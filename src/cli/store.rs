@@ -49,7 +49,8 @@ pub(super) fn restore(config: &CentralizedConfig, file: &Path) -> ExitCode {
     })
 }
 
-fn finish(work: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
+/// Does the work of a command; returns the process's exit code.
+pub(super) fn finish(work: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
     let done = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

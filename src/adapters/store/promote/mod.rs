@@ -66,6 +66,8 @@ pub struct Progress {
     pub table: &'static str,
     /// Rows of it that are copied.
     pub rows: u64,
+    /// Whether these are all.
+    pub done: bool,
 }
 
 /// A promotion under way.
@@ -132,9 +134,10 @@ impl Promotion {
             let (after, rows, done): (Option<String>, i64, bool) =
                 (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             if !done {
-                let rows = self.copy(table, after, rows).await?;
-                let rows = u64::try_from(rows).unwrap_or(0);
-                return Ok(Some(Progress { table: table.name, rows }));
+                let copied = self.copy(table, after, rows).await?;
+                let done = copied == rows;
+                let rows = u64::try_from(copied).unwrap_or(0);
+                return Ok(Some(Progress { table: table.name, rows, done }));
             }
         }
         Ok(None)
@@ -194,7 +197,7 @@ impl Promotion {
                     target_rows: there.rows,
                 });
             }
-            same.push(Progress { table: table.name, rows: here.rows });
+            same.push(Progress { table: table.name, rows: here.rows, done: true });
         }
         Ok(same)
     }
