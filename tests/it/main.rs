@@ -10,3 +10,4 @@ mod ship;
 mod shutdown;
 mod supervision;
 mod support;
+mod tidy;

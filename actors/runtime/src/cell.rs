@@ -191,6 +191,12 @@ impl Cell {
         lock(&self.record).clone()
     }
 
+    /// Says whether the service has been up for so long that its past does not count any more,
+    /// even if nothing has happened since that would have told its record.
+    pub(crate) fn is_healthy(&self, record: &Record, now: Duration) -> bool {
+        self.tree.get().is_some_and(|adopted| record.is_healthy(&adopted.policy, now))
+    }
+
     /// Applies an event, whatever the generation.
     pub(crate) fn apply(self: &Arc<Self>, event: Event) {
         self.apply_if(None, event);

@@ -283,6 +283,7 @@ impl Member {
     fn snapshot(&self, tree: &Tree) -> ServiceSnapshot {
         use std::sync::atomic::Ordering::Relaxed;
         let record = self.cell.record();
+        let forgiven = self.cell.is_healthy(&record, tree.now());
         let counters = &self.cell.counters;
         let next_try = match record.state {
             State::Backoff { until } => Some(until),
@@ -296,7 +297,7 @@ impl Member {
             since: tree.wall(record.since),
             critical: self.cell.terms().critical,
             needs: self.needs.clone(),
-            cause: record.cause,
+            cause: record.cause.filter(|_| !forgiven),
             last_fault: record.last_fault,
             next_try: next_try.map(|due| tree.wall(due)),
             health: lock(&self.cell.probed).health(),

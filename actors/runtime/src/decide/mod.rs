@@ -164,10 +164,13 @@ impl Record {
         self.cause = None;
     }
 
+    /// Says whether it has been up for so long that its past does not count any more.
+    pub(crate) fn is_healthy(&self, policy: &RestartPolicy, now: Duration) -> bool {
+        self.up_since.is_some_and(|since| now.saturating_sub(since) >= policy.healthy)
+    }
+
     fn forgive_if_healthy(&mut self, policy: &RestartPolicy, now: Duration) {
-        let healthy =
-            self.up_since.is_some_and(|since| now.saturating_sub(since) >= policy.healthy);
-        if healthy && (self.streak > 0 || self.cause.is_some()) {
+        if self.is_healthy(policy, now) && (self.streak > 0 || self.cause.is_some()) {
             self.forgive();
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use soma_runtime::{
     CallError, CauseKind, Fault, HealthStatus, Registry, RestartPolicy, ServiceState, Spec,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::support::{Count, FOREVER, Run, Victim, launch_here, paused, until};
 
@@ -32,6 +32,37 @@ fn a_spent_budget_parks_a_service_and_it_is_tried_once_a_minute() {
         until(&mut events, "victim", ServiceState::Failed).await;
         running.restart("victim").await.unwrap();
         assert_eq!(link.outlet().send(Count).await, Ok(1));
+        running.stop(FOREVER).await;
+    });
+}
+
+#[test]
+fn the_sixth_death_within_a_minute_parks_a_service_and_a_minute_of_health_is_forgiving() {
+    paused(async {
+        let spec = Spec::new("victim", Victim::default);
+        let link = spec.link();
+        let running = launch_here([spec.into()]).await.unwrap();
+        let mut events = running.events();
+        let cause = || running.tree().find("victim").unwrap().cause.clone();
+        for life in 2..=6 {
+            link.inject(Fault::Panic);
+            let event = until(&mut events, "victim", ServiceState::Ready).await;
+            assert_eq!(event.generation, life);
+        }
+        sleep(Duration::from_secs(59)).await;
+        assert!(cause().is_some());
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(cause(), None);
+        assert_eq!(running.tree().find("victim").unwrap().restarts, 5);
+        // The budget is whole again: five more are forgiven, the sixth is not.
+        for life in 7..=11 {
+            link.inject(Fault::Panic);
+            let event = until(&mut events, "victim", ServiceState::Ready).await;
+            assert_eq!(event.generation, life);
+        }
+        link.inject(Fault::Panic);
+        until(&mut events, "victim", ServiceState::Failed).await;
+        assert!(cause().is_some());
         running.stop(FOREVER).await;
     });
 }

@@ -97,6 +97,19 @@ async fn a_critical_service_is_replaced_once_and_its_second_hang_halts() {
 }
 
 #[actix_rt::test]
+async fn a_service_that_hangs_can_be_restarted_by_hand() {
+    let spec = Spec::new("victim", Victim::default).critical(true);
+    let link = spec.link();
+    let running = launch(Registry::default().with(spec)).await;
+    link.outlet().send(Count).await.unwrap();
+    link.inject(Fault::Block(FOREVER));
+    running.restart("victim").await.unwrap();
+    assert_eq!(link.outlet().send(Count).await, Ok(1));
+    assert_eq!(running.tree().leaked_threads, 1);
+    assert!(running.stop(FOREVER).await.is_clean());
+}
+
+#[actix_rt::test]
 async fn a_stop_leaves_a_blocked_thread_behind() {
     let spec = Spec::new("victim", Victim::default).stop_deadline(Duration::from_millis(100));
     let other = Spec::new("other", Victim::default);
