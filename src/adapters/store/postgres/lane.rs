@@ -1,4 +1,4 @@
-//! Group commit: requests of one kind that came while the previous ones were committed are done
+//! Group commit: requests of one kind that came while earlier ones were committed are done
 //! together, in one transaction.
 //!
 //! A set that fails before its COMMIT is done again one by one, so that only the guilty request
@@ -11,7 +11,7 @@ use soma_contract::port::store::{StoreError, StoreResult};
 use sqlx::PgConnection;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
 };
 
 use super::{
@@ -23,6 +23,8 @@ use super::{
 const QUEUE: usize = 1_024;
 /// Calls that one commit takes at most.
 const BATCH: usize = 256;
+/// Commits of one kind under way at the same time: one is executed while another is made durable.
+const WORKERS: usize = 2;
 
 /// A kind of write that is done as one set for everybody who asked since the last commit.
 pub(super) trait Operation: Sized + Send + Sync + 'static {
@@ -52,9 +54,12 @@ pub(super) struct Lane<O: Operation> {
 
 impl<O: Operation> Lane<O> {
     /// Starts the lane on the I/O runtime. It ends with its last handle.
-    pub(super) fn start(io: &Handle, engine: Arc<Engine>) -> Self {
+    pub(super) fn start(io: &Handle, engine: &Arc<Engine>) -> Self {
         let (queue, calls) = mpsc::channel(QUEUE);
-        io.spawn(serve(engine, calls));
+        let calls = Arc::new(Mutex::new(calls));
+        for _ in 0..WORKERS {
+            io.spawn(serve(Arc::clone(engine), Arc::clone(&calls)));
+        }
         Self { queue }
     }
 
@@ -79,9 +84,12 @@ fn lost() -> StoreError {
     StoreError::OutcomeUnknown("the write was given up".to_owned())
 }
 
-async fn serve<O: Operation>(engine: Arc<Engine>, mut calls: mpsc::Receiver<(Vec<O>, Reply<O>)>) {
+/// What is queued, for whichever worker is free.
+type Calls<O> = Arc<Mutex<mpsc::Receiver<(Vec<O>, Reply<O>)>>>;
+
+async fn serve<O: Operation>(engine: Arc<Engine>, calls: Calls<O>) {
     let mut taken = Vec::with_capacity(BATCH);
-    while calls.recv_many(&mut taken, BATCH).await > 0 {
+    while calls.lock().await.recv_many(&mut taken, BATCH).await > 0 {
         let mut requests = Vec::with_capacity(taken.len());
         let mut replies = Vec::with_capacity(taken.len());
         for (mine, reply) in taken.drain(..) {

@@ -163,12 +163,12 @@ impl PostgresStore {
             holders: Mutex::default(),
         });
         Ok(Self {
-            accepts: Lane::start(io, Arc::clone(&engine)),
-            claims: Lane::start(io, Arc::clone(&engine)),
-            entries: Lane::start(io, Arc::clone(&engine)),
-            endings: Lane::start(io, Arc::clone(&engine)),
-            settlings: Lane::start(io, Arc::clone(&engine)),
-            writes: Lane::start(io, Arc::clone(&engine)),
+            accepts: Lane::start(io, &engine),
+            claims: Lane::start(io, &engine),
+            entries: Lane::start(io, &engine),
+            endings: Lane::start(io, &engine),
+            settlings: Lane::start(io, &engine),
+            writes: Lane::start(io, &engine),
             engine,
         })
     }
@@ -208,12 +208,18 @@ impl PostgresStore {
 }
 
 /// A transaction that waits or idles for longer than this is broken off: it holds others up.
-const SESSION: [(&str, &str); 4] = [
+const SESSION: [(&str, &str); 8] = [
     ("statement_timeout", "5s"),
     ("lock_timeout", "2s"),
     ("idle_in_transaction_session_timeout", "5s"),
     // Where a server or role says otherwise: a commit is durable when it is answered.
     ("synchronous_commit", "on"),
+    // Every statement finds its rows by an index. A plan is kept that was made while a table was
+    // small: it must not be one that reads all of it, nor one that is compiled first.
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
 ];
 
 fn connect_options(dsn: &str) -> Result<PgConnectOptions, sqlx::Error> {

@@ -2,12 +2,14 @@
 
 use std::{env, sync::OnceLock};
 
+use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions,
+    query_scalar,
 };
 use tokio::sync::OnceCell;
 
-use super::super::{Options, PostgresStore, newest_schema};
+use super::super::{Options, PostgresStore, schema::MIGRATIONS};
 
 /// Where the tests' server is, unless `SA01_TEST_DB_DSN` says otherwise.
 const DSN: &str = "postgres://postgres@127.0.0.1:55432/postgres";
@@ -47,17 +49,27 @@ async fn run(admin: &mut PgConnection, sql: String) {
     admin.execute(AssertSqlSafe(sql)).await.unwrap();
 }
 
-/// A migrated database, made once in this process, and per schema: others may use the same server.
+/// A migrated database that others are copied from, made by the first test that ever needs this schema.
 async fn template() -> &'static str {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
     TEMPLATE
         .get_or_init(|| async {
-            let name = format!("soma_template_{}_{}", newest_schema(), std::process::id());
+            let digest = MIGRATIONS.iter().fold(Sha256::new(), |digest, migration| {
+                digest.chain_update(migration.checksum.as_ref())
+            });
+            let digest = hex::encode(digest.finalize()).chars().take(16).collect::<String>();
+            let name = format!("soma_template_{digest}");
             let mut admin = admin().await;
-            run(&mut admin, format!("DROP DATABASE IF EXISTS {name}")).await;
-            run(&mut admin, format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
-                .await;
-            PostgresStore::migrate(&address(&name)).await.unwrap();
+            // Several processes test at once; the lock goes with the connection.
+            admin.execute("SELECT pg_advisory_lock(8318821000000004)").await.unwrap();
+            let there = "SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)";
+            if !query_scalar::<_, bool>(there).bind(&name).fetch_one(&mut admin).await.unwrap() {
+                let raw = format!("{name}_raw");
+                run(&mut admin, format!("DROP DATABASE IF EXISTS {raw} WITH (FORCE)")).await;
+                run(&mut admin, format!("CREATE DATABASE {raw} TEMPLATE template0")).await;
+                PostgresStore::migrate(&address(&raw)).await.unwrap();
+                run(&mut admin, format!("ALTER DATABASE {raw} RENAME TO {name}")).await;
+            }
             admin.close().await.unwrap();
             name
         })
