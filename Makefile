@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help run up down check fmt lint test doc bench dry-run chart-docs
+.PHONY: help run up down check fmt lint test doc bench dry-run chart-docs papers image
 
 help: ## Lists the verbs.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -42,3 +42,10 @@ bench: ## Measures; prints each figure beside the limit measured in the same run
 
 chart-docs: ## Writes the chart's README from the comments of its values.
 	scripts/chart-docs.sh
+
+papers: ## Writes the bill of materials (CycloneDX) and the licence notices to target/papers.
+	scripts/papers.sh
+
+image: ## Builds the image, from these sources the same each time.
+	docker build -f docker/Dockerfile --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  -t somaagent/somaagent:$$(awk -F '"' '/^appVersion/ {print $$2}' charts/somaagent/Chart.yaml) .

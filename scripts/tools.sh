@@ -46,13 +46,12 @@ python() { # NAME VERSION
   ln -sf "$place/bin/$1" "$bin/$1"
 }
 
-# Not optimised: they run for seconds, and are built for minutes.
 cargo() { # NAME VERSION [ARGUMENT...]
   local name=$1 version=$2
   shift 2
   [ -x "$bin/$name-$version" ] || {
     echo "building $name $version" >&2
-    CARGO_TARGET_DIR="$home/build" command cargo install --locked --debug --root "$home/cargo" \
+    CARGO_TARGET_DIR="$home/build" command cargo install --locked --root "$home/cargo" \
       "$name@$version" "$@" >&2
     mv "$home/cargo/bin/$name" "$bin/$name-$version"
     rm -rf "$home/build"
@@ -69,15 +68,16 @@ debian() { # PROGRAM PACKAGE
   ln -sf "$(type -P "$1")" "$bin/$1"
 }
 haproxy() { debian haproxy haproxy; }
+prometheus() { debian prometheus prometheus; }
 promtool() { debian promtool prometheus; }
 
 mkdir -p "$bin"
 exec 9>"$home/tools.lock"
 flock 9
-[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy promtool
+[ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy prometheus promtool
 for tool in "$@"; do
   case "$tool" in
-    helm | kubernetes-validate | check-jsonschema | haproxy | promtool | cargo-cyclonedx | cargo-about)
+    helm | kubernetes-validate | check-jsonschema | haproxy | prometheus | promtool | cargo-cyclonedx | cargo-about)
       "$tool"
       ;;
     *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;

@@ -250,12 +250,20 @@ fn every_container_is_restricted() {
 #[test]
 fn scalers_watch_topics_that_exist() {
     for case in CASES {
-        for scaler in case.objects().of_kind("ScaledObject") {
+        let objects = case.objects();
+        let settings = objects.of_kind("ConfigMap").find_map(|map| {
+            map["data"]["SA01_DEPLOYMENT_MODE"].is_string().then(|| text_map(&map["data"]))
+        });
+        let prefix = settings.unwrap().remove("SA01_KAFKA_PREFIX").unwrap_or_default();
+        for scaler in objects.of_kind("ScaledObject") {
             for trigger in list(&scaler["spec"]["triggers"]).filter(|t| t["type"] == "kafka") {
-                let topic = trigger["metadata"]["topic"].as_str().unwrap();
-                let groups = Topic::named(topic).expect(topic).groups();
-                let group = trigger["metadata"]["consumerGroup"].as_str().unwrap();
-                assert!(groups.iter().copied().map(Group::as_str).any(|known| known == group));
+                let name = |field: &str| {
+                    let name = trigger["metadata"][field].as_str().unwrap();
+                    name.strip_prefix(&prefix).unwrap_or_else(|| panic!("{name}")).to_owned()
+                };
+                let topic = Topic::named(&name("topic")).expect("a topic of ours");
+                let groups = topic.groups().iter().copied().map(Group::as_str);
+                assert!(groups.into_iter().any(|known| known == name("consumerGroup")));
             }
         }
     }

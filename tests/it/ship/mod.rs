@@ -16,5 +16,6 @@ mod chart_schema;
 mod compose;
 mod dashboards;
 mod image;
+mod prometheus;
 mod tool;
 mod yaml;

@@ -20,13 +20,18 @@ pub(super) fn read(path: &str) -> String {
 /// What a command printed, or what it said when it failed.
 pub(super) type Outcome = Result<String, String>;
 
-/// Runs a tool of `scripts/tools.sh` in the project's folder.
-pub(super) fn run(tool: &str, arguments: &[&str]) -> Outcome {
+/// Where a tool of `scripts/tools.sh` is; they are installed on first use.
+pub(super) fn path(tool: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let installed = outcome(&mut Command::new(project().join("scripts/tools.sh")));
         PathBuf::from(installed.unwrap_or_else(|error| panic!("{error}")).trim())
     });
-    outcome(Command::new(FOLDER.join(tool)).args(arguments))
+    FOLDER.join(tool)
+}
+
+/// Runs a tool of `scripts/tools.sh` in the project's folder.
+pub(super) fn run(tool: &str, arguments: &[&str]) -> Outcome {
+    outcome(Command::new(path(tool)).args(arguments))
 }
 
 /// Runs a script of the project.

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Writes what goes with an executable to target/release-papers: its bill of materials (CycloneDX) and
-# the licence notices of what is compiled into it.
+# Writes what goes with an executable to target/papers: its bill of materials (CycloneDX), and the
+# licence notices of what is compiled into it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$(scripts/tools.sh cargo-cyclonedx cargo-about)
-papers=target/release-papers
+papers=target/papers
 mkdir -p "$papers"
 
-# It writes beside every Cargo.toml of the workspace; only the executable's is wanted.
+# The same sources give the same papers: neither now nor here is in them.
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 "$tools/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --describe binaries \
   --target all --no-build-deps
-mv somaagent_bin.cdx.json "$papers/somaagent.cdx.json"
-find . -path ./target -prune -o -name '*.cdx.json' -exec rm {} +
+sed "s#file://$PWD#file://.#g" somaagent_bin.cdx.json > "$papers/somaagent.cdx.json"
+rm somaagent_bin.cdx.json
 
 "$tools/cargo-about" generate --locked --fail --config docker/about.toml docker/about.hbs > "$papers/NOTICES.txt"
 echo "$papers/somaagent.cdx.json"
