@@ -506,3 +506,35 @@ impl<T> Drop for Slot<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Ask;
+
+    impl Message for Ask {
+        type Result = ();
+    }
+
+    fn mail() -> (Mail<Ask>, Call<()>) {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.try_acquire_owned().unwrap();
+        Mail::new(Ask, permit, &Cell::new(Arc::from("asked")))
+    }
+
+    #[tokio::test]
+    async fn a_message_is_begun_or_withdrawn_but_never_both() {
+        let (mail, call) = mail();
+        assert!(call.turn.withdraw());
+        assert!(mail.begin().is_none(), "its caller was told that nobody has begun it");
+        let (mail, call) = self::mail();
+        let begun = mail.begin().unwrap();
+        assert!(!call.turn.withdraw(), "it may have had effects");
+        assert!(!call.turn.begin(), "once is enough");
+        drop(begun);
+        assert_eq!(call.lost(), Err(CallError::Abandoned));
+        let (_mail, call) = self::mail();
+        assert_eq!(call.lost(), Err(CallError::Restarting));
+    }
+}

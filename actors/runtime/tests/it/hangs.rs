@@ -263,13 +263,17 @@ async fn the_io_of_a_generation_that_was_replaced_goes_no_further() {
     // Another is about to be made by what hangs.
     let (release, blocked) = mpsc::channel::<()>();
     let (tell, told) = oneshot::channel();
-    let counted = done.clone();
+    let (hangs, ended) = flag();
+    let (counted, counted_too) = (done.clone(), done.clone());
     link.outlet()
         .send(Run::new(move |scope| {
             let child = async move {
                 blocked.recv().unwrap();
+                let _hangs = hangs;
                 let call = io.call(FOREVER, async move { counted.add() }).await;
                 tell.send(call).unwrap();
+                next_turn().await;
+                counted_too.add();
             };
             scope.child("hangs", child).detach();
             Reply::Now(0)
@@ -282,8 +286,22 @@ async fn the_io_of_a_generation_that_was_replaced_goes_no_further() {
     dropped.await.unwrap();
     release.send(()).unwrap();
     assert_eq!(told.await.unwrap(), Err(IoError::Fenced));
+    ended.await.unwrap();
     assert_eq!(done.get(), 0);
     running.stop(FOREVER).await;
+}
+
+/// Is polled once more, ahead of whoever is to end it.
+async fn next_turn() {
+    let mut again = true;
+    std::future::poll_fn(|context| {
+        if std::mem::take(&mut again) {
+            context.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
 }
 
 /// Blocks its thread when it is asked how it is, where it is told to.
