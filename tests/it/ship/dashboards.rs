@@ -32,7 +32,7 @@ fn queries(dashboard: &Value) -> Vec<String> {
 }
 
 /// The words in quotes of every source file that declares metrics: their names and labels.
-fn declared() -> BTreeSet<String> {
+pub(super) fn declared() -> BTreeSet<String> {
     fn visit(folder: &std::path::Path, words: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
