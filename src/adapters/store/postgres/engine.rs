@@ -129,16 +129,19 @@ impl Tries {
         done: Result<A, Fault>,
     ) -> Option<StoreResult<A>> {
         match done {
-            Ok(answer) => Some(Ok(answer)),
-            Err(fault) => {
-                self.0 += 1;
-                if self.0 < TRIES && fault.may_pass() {
-                    tracing::debug!(operation = name, %fault, "trying again");
-                    return None;
-                }
-                Some(Err(fault.into()))
-            }
+            Err(fault) if self.again(name, &fault) => None,
+            done => Some(done.map_err(StoreError::from)),
         }
+    }
+
+    /// Counts a fault; returns whether the call is to be tried again.
+    pub(super) fn again(&mut self, name: &str, fault: &Fault) -> bool {
+        self.0 += 1;
+        let again = self.0 < TRIES && fault.may_pass();
+        if again {
+            tracing::debug!(operation = name, %fault, "trying again");
+        }
+        again
     }
 }
 

@@ -14,6 +14,9 @@ pub(super) enum Fault {
     /// COMMIT was sent and not answered.
     #[error("the commit was not answered: {0}")]
     Unanswered(sqlx::Error),
+    /// The server said nothing for so long that it is given up, whatever it had been sent.
+    #[error("the server does not answer")]
+    Silent,
 }
 
 impl From<serde_json::Error> for Fault {
@@ -29,6 +32,7 @@ impl From<Fault> for StoreError {
         match fault {
             Fault::Outcome(error) => error,
             Fault::Unanswered(error) => Self::OutcomeUnknown(error.to_string()),
+            Fault::Silent => Self::OutcomeUnknown("the server does not answer".to_owned()),
             Fault::Database(error) if is_of_the_data(&error) => Self::Refused(error.to_string()),
             Fault::Database(error) => Self::Unavailable(error.to_string()),
         }
@@ -39,15 +43,15 @@ impl Fault {
     /// Returns whether the same call may succeed at once: somebody was in the way, or the connection
     /// had died before it was used.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Database(error) if is_passing(error) || is_broken(error))
+        matches!(self, Self::Database(error) if is_crossed(error) || is_broken(error))
     }
 
     /// Returns whether a part of the requests alone may be to blame.
     pub(super) fn may_be_of_one(&self) -> bool {
         match self {
             Self::Outcome(_) => true,
-            Self::Unanswered(_) => false,
-            Self::Database(error) => is_passing(error) || is_of_the_data(error),
+            Self::Unanswered(_) | Self::Silent => false,
+            Self::Database(error) => is_crossed(error) || is_locked(error) || is_of_the_data(error),
         }
     }
 
@@ -70,10 +74,15 @@ fn code(error: &sqlx::Error) -> Option<String> {
     }
 }
 
-/// Serialisation failure, deadlock, lock time-out, and the unique violation of two who wrote the same
-/// at the same time: the next try reads what the other has written.
-fn is_passing(error: &sqlx::Error) -> bool {
-    matches!(code(error).as_deref(), Some("40001" | "40P01" | "55P03" | "23505"))
+/// Serialisation failure, deadlock, and the unique violation of two who wrote the same at the same
+/// time: the next try reads what the other has written.
+fn is_crossed(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01" | "23505"))
+}
+
+/// Somebody held a row for longer than one may wait, and may hold it for longer.
+fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("55P03")
 }
 
 /// Returns whether the connection is gone, by itself or with the server.

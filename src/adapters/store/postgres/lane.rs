@@ -4,7 +4,7 @@
 //! A set that fails before its COMMIT is done again one by one, so that only the guilty request
 //! fails. A COMMIT that is sent and not answered is an unknown outcome for everybody in it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use soma_contract::port::store::{StoreError, StoreResult};
@@ -25,6 +25,9 @@ const QUEUE: usize = 1_024;
 const BATCH: usize = 256;
 /// Commits of one kind under way at the same time: one is executed while another is made durable.
 const WORKERS: usize = 2;
+/// How long a transaction may take: longer than every limit that the server keeps to. A server that
+/// cannot even be heard to break it off must not hold up the lane.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A kind of write that is done as one set for everybody who asked since the last commit.
 pub(super) trait Operation: Sized + Send + Sync + 'static {
@@ -105,35 +108,67 @@ async fn serve<O: Operation>(engine: Arc<Engine>, calls: Calls<O>) {
 }
 
 async fn commit<O: Operation>(engine: &Engine, requests: &[O]) -> Vec<StoreResult<O::Answer>> {
-    let fault = match attempt(engine, requests).await {
+    let fault = match persist(engine, requests).await {
         Ok(answers) => return answers,
         Err(fault) => fault,
     };
-    if requests.len() > 1 && !fault.may_be_of_one() && !fault.may_pass() {
-        let error = StoreError::from(fault);
-        return requests.iter().map(|_| Err(error.clone())).collect();
-    }
-    if requests.len() > 1 {
+    if requests.len() > 1 && fault.may_be_of_one() {
         tracing::debug!(operation = O::NAME, %fault, "repeating a set one by one");
+        return one_by_one(engine, requests).await;
     }
+    let error = StoreError::from(fault);
+    requests.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Does each request in a transaction of its own. What is nobody's fault is everybody's: nobody waits
+/// for a server that is away as often as there are requests.
+async fn one_by_one<O: Operation>(engine: &Engine, requests: &[O]) -> Vec<StoreResult<O::Answer>> {
     let mut answers = Vec::with_capacity(requests.len());
+    let mut away: Option<StoreError> = None;
     for request in requests {
-        answers.push(alone(engine, request).await);
+        if let Some(error) = &away {
+            answers.push(Err(error.clone()));
+            continue;
+        }
+        let done = persist(engine, std::slice::from_ref(request)).await;
+        answers.push(match done {
+            Ok(mut answers) => answers.pop().unwrap_or_else(|| Err(lost())),
+            Err(fault) => {
+                let of_one = fault.may_be_of_one();
+                let error = StoreError::from(fault);
+                away = (!of_one).then(|| error.clone());
+                Err(error)
+            }
+        });
     }
     answers
 }
 
-async fn alone<O: Operation>(engine: &Engine, request: &O) -> StoreResult<O::Answer> {
+/// Does a set until it is done, or fails for a reason that does not pass.
+async fn persist<O: Operation>(
+    engine: &Engine,
+    requests: &[O],
+) -> Result<Vec<StoreResult<O::Answer>>, Fault> {
     let mut tries = Tries::default();
     loop {
-        let done = attempt(engine, std::slice::from_ref(request)).await;
-        if let Some(outcome) = tries.judge(O::NAME, done) {
-            return outcome?.pop().unwrap_or_else(|| Err(lost()));
+        match attempt(engine, requests).await {
+            // Two sets that are in each other's way need not be so again when they are taken apart.
+            Err(fault) if requests.len() > 1 && fault.may_be_of_one() => return Err(fault),
+            Err(fault) if tries.again(O::NAME, &fault) => {}
+            done => return done,
         }
     }
 }
 
 async fn attempt<O: Operation>(
+    engine: &Engine,
+    requests: &[O],
+) -> Result<Vec<StoreResult<O::Answer>>, Fault> {
+    let patient = tokio::time::timeout(PATIENCE, transact(engine, requests));
+    patient.await.unwrap_or(Err(Fault::Silent))
+}
+
+async fn transact<O: Operation>(
     engine: &Engine,
     requests: &[O],
 ) -> Result<Vec<StoreResult<O::Answer>>, Fault> {

@@ -232,12 +232,14 @@ fn connect_options(dsn: &str) -> Result<PgConnectOptions, sqlx::Error> {
 
 /// How long a connection may have idled that is used without asking whether it lives.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a call waits for a connection: for one that is free, or for a server that is away.
+const ACQUIRE: Duration = Duration::from_secs(2);
 
 async fn pool(connect: PgConnectOptions, connections: u32) -> Result<PgPool, sqlx::Error> {
     PgPoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
-        .acquire_timeout(Duration::from_secs(5))
+        .acquire_timeout(ACQUIRE)
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move {

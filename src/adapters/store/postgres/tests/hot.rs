@@ -141,3 +141,27 @@ async fn what_was_answered_survives_backends_that_are_killed_in_the_middle() {
     assert_eq!(places.len(), CLIENTS * EACH);
     numbers_are_gap_free(&store, session_id, messages).await;
 }
+
+#[tokio::test]
+async fn a_row_that_is_held_for_long_holds_up_only_who_wants_it() {
+    let database = Database::migrated().await;
+    let store = replica(&database).await;
+    let (held, free) = (session(), session());
+    for session_id in [held, free] {
+        told(&store, &message(session_id, "first")).await;
+    }
+    let mut other = database.connect().await;
+    other.execute("BEGIN").await.unwrap();
+    let hold = "SELECT 1 FROM session_envelopes WHERE session_id = $1 FOR UPDATE";
+    other.execute(sqlx::query(hold).bind(held.0)).await.unwrap();
+    let batch = vec![message(free, "a"), message(held, "b"), message(free, "c")];
+    let answers = store.accept(batch.clone()).await;
+    assert_eq!(answers[0].as_ref().unwrap().n, 2);
+    assert!(matches!(answers[1], Err(AcceptError::Unavailable(_))), "{:?}", answers[1]);
+    assert_eq!(answers[2].as_ref().unwrap().n, 3);
+    other.execute("ROLLBACK").await.unwrap();
+    let again = store.accept(batch).await;
+    let again: Vec<_> = again.into_iter().map(|one| one.unwrap()).collect();
+    assert_eq!(again.iter().map(|one| one.n).collect::<Vec<_>>(), [2, 2, 3]);
+    assert_eq!(again.iter().map(|one| one.replayed).collect::<Vec<_>>(), [true, false, true]);
+}
