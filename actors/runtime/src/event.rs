@@ -116,8 +116,11 @@ impl LifecycleEvent {
             ServiceState::Backoff | ServiceState::Degraded => {
                 tracing::warn!(%service, generation, %from, %to, cause, "service is unwell");
             }
-            _ if cause.is_some() => {
+            ServiceState::Starting if cause.is_some() => {
                 tracing::warn!(%service, generation, %from, %to, cause, "service restarts");
+            }
+            _ if cause.is_some() => {
+                tracing::warn!(%service, generation, %from, %to, cause, "service ended by a fault");
             }
             _ => tracing::info!(%service, generation, %from, %to, "service changed state"),
         }
