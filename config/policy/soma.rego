@@ -59,7 +59,7 @@ denials contains sprintf("the tool `%s` is switched off for this tenant", [input
 	input.resource in data.tools.denied_by_tenant[input.tenant]
 }
 
-denials contains "this concerns every tenant: it is for administrators of the operator's own" if {
+denials contains "this concerns every tenant: only administrators of the operator's own may" if {
 	input.action == "admin"
 	input.resource in data.admin.process_wide
 	not input.tenant in data.admin.operators

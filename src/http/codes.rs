@@ -68,6 +68,8 @@ codes! {
         "Get a new one; it is malformed, expired, revoked, or not meant for this service.";
     ADMIN_REQUIRED = 403 "admin_required": "This needs the admin scope",
         "Use a token with the admin scope or an admin key.";
+    FOREIGN_ORIGIN = 403 "foreign_origin": "Without authentication only programs of this machine are served",
+        "Call the server as `localhost` or `127.0.0.1` and not from a page of another site, or set `SA01_AUTH_REQUIRED=true`.";
     POLICY_DENIED = 403 "policy_denied": "The policy says no",
         "Ask whoever keeps the policy; `detail` says why.";
     NOT_FOUND = 404 "not_found": "There is no such thing",

@@ -88,7 +88,7 @@ async fn handle(
     passport: Passport,
 ) -> Answer {
     check_head(&request)?;
-    let caller = admit(&edge, route, request.headers()).await?;
+    let caller = admit(&edge, route, &request).await?;
     tracing::Span::current().record("tenant", caller.tenant.0.as_str());
     let body = take_body(&edge, route, request.headers(), payload).await?;
     let idempotency = idempotency::read(route, request.headers(), &body)?;
@@ -111,12 +111,12 @@ fn check_head(request: &HttpRequest) -> Result<(), Problem> {
 }
 
 /// Applies the route's access rule and rate limit.
-async fn admit(edge: &Edge, route: &Route, headers: &HeaderMap) -> Result<Caller, Problem> {
+async fn admit(edge: &Edge, route: &Route, request: &HttpRequest) -> Result<Caller, Problem> {
     if route.access == Access::Public {
         let nobody = TenantId::public();
         return Ok(Caller { tenant: nobody, subject: String::new(), admin: false });
     }
-    let caller = access::caller(edge, headers).await?;
+    let caller = access::caller(edge, request).await?;
     if route.access == Access::Admin && !caller.admin {
         return Err(Problem::of(codes::ADMIN_REQUIRED));
     }

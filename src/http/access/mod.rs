@@ -1,13 +1,18 @@
 //! Who is asking: bearer JWTs and API keys.
 //!
 //! With authentication off (only in `dev`, where the server listens on loopback) everyone is the
-//! subject `dev` of the tenant `public` and an administrator, whatever headers say.
+//! subject `dev` of the tenant `public` and an administrator, but for pages of other sites in a
+//! browser of this machine.
 
 mod api_key;
 mod jwks;
 mod jwt;
+mod local;
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::{
+    HttpRequest,
+    http::header::{self, HeaderMap},
+};
 use soma_config::Auth;
 use soma_contract::{TenantId, access::Caller};
 
@@ -56,11 +61,12 @@ impl Access {
 }
 
 /// Returns the caller, or why there is none.
-pub(super) async fn caller(edge: &Edge, headers: &HeaderMap) -> Result<Caller, Problem> {
+pub(super) async fn caller(edge: &Edge, request: &HttpRequest) -> Result<Caller, Problem> {
     if !edge.access().required {
+        local::check(request)?;
         return Ok(everyone());
     }
-    let token = bearer(headers)?;
+    let token = bearer(request.headers())?;
     if token.starts_with(api_key::PREFIX) {
         return api_key::caller(edge, &edge.access().touched, token).await;
     }

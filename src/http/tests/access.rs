@@ -82,6 +82,28 @@ async fn nobody_gets_past_a_rule_without_a_good_token() {
 }
 
 #[tokio::test]
+async fn without_authentication_no_page_of_another_site_is_served() {
+    let site = Site::new();
+    for (name, value) in [("host", "evil.example"), ("origin", "https://evil.example")] {
+        for route in api() {
+            let ask = body(route).header(name, value);
+            let reply = site.ask(route.method, &path(route, NOBODYS), ask).await;
+            if route.access == Access::Public {
+                assert_eq!(reply.status, 200, "{route:?}");
+            } else {
+                assert_eq!((reply.status, reply.code()), (403, "foreign_origin"), "{route:?}");
+            }
+        }
+    }
+    let page_of_ours = Ask::default().header("origin", "http://localhost:3000");
+    assert_eq!(site.ask("GET", "/v1/tools", page_of_ours).await.status, 200);
+    // Whoever has a token is no page that merely happens to be open.
+    let locked = Site::with(Setup::locked);
+    let ask = Ask::default().token(token("acme", "ann", "")).header("host", "agent.example");
+    assert_eq!(locked.ask("GET", "/v1/tools", ask).await.status, 200);
+}
+
+#[tokio::test]
 async fn only_an_administrator_uses_the_admin_routes() {
     let site = Site::with(Setup::locked);
     for route in api().filter(|route| route.access == Access::Admin) {
@@ -337,22 +359,20 @@ async fn a_subject_has_an_allowance_and_the_next_one_its_own() {
     });
     let ask = |subject: &str| Ask::default().token(token("acme", subject, ""));
     for live_is_down in [false, true] {
-        // The shared bucket's clock stands still; the local one's does not, but is as full.
         site.live.set_down(live_is_down);
         let subject = if live_is_down { "cat" } else { "ann" };
         let mut limited = None;
-        for _ in 0..4 {
+        // Far more than the allowance gives back meanwhile, also on a busy machine.
+        for _ in 0..1_000 {
             let reply = site.ask("GET", "/v1/tools", ask(subject)).await;
             if reply.status != 200 {
                 limited = Some(reply);
                 break;
             }
         }
-        if !live_is_down {
-            let limited = limited.unwrap();
-            limited.is_problem(429, "rate_limited");
-            assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
-        }
+        let limited = limited.unwrap();
+        limited.is_problem(429, "rate_limited");
+        assert!(limited.header("retry-after").parse::<u64>().unwrap() >= 1);
         assert_eq!(site.ask("GET", "/v1/tools", ask("bob")).await.status, 200);
     }
     assert_eq!(site.get("/v1/health").await.status, 200);

@@ -140,8 +140,10 @@ async fn a_head_that_is_too_large_is_told_so() {
     let path = format!("/v1/memory/search?q={}", "x".repeat(9_000));
     site.get(&path).await.is_problem(414, "uri_too_long");
     // Beyond what the HTTP library reads there are no words, only the status.
-    let request =
-        format!("GET /v1/tools HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(200_000));
+    let request = format!(
+        "GET /v1/tools HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n",
+        "x".repeat(200_000)
+    );
     assert!(site.raw(request.as_bytes()).await.starts_with("HTTP/1.1 431"));
 }
 
@@ -156,7 +158,7 @@ async fn a_body_that_does_not_arrive_is_a_408() {
         ("/v1/uploads", "multipart/form-data; boundary=x"),
     ] {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: 100\r\n\r\n{{"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: 100\r\n\r\n{{"
         );
         let answer = site.raw(request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -169,12 +171,12 @@ async fn a_body_that_is_announced_too_large_is_refused_unread() {
     let site = Site::new();
     let answer = site
         .raw(
-            b"POST /v1/session/message HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+            b"POST /v1/session/message HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
               content-length: 99999999999\r\n\r\n{",
         )
         .await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    let both = b"POST /v1/session/message HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\
+    let both = b"POST /v1/session/message HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\
         transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     assert!(site.raw(both).await.starts_with("HTTP/1.1 400"), "request smuggling");
 }
