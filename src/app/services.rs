@@ -1,6 +1,10 @@
 //! Builds the services from the ports: the declared registry with its factories.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use prometheus::Registry as Metrics;
@@ -71,7 +75,10 @@ fn toolbox(config: &CentralizedConfig, ports: &Ports) -> anyhow::Result<Toolbox>
     ];
     let work_dir = WorkDir::new(&config.tools.work_dir);
     let allowed = AllowedHosts::new(&config.tools.http_allowed_hosts);
-    let parsers = Parsers::new(PARSERS);
+    let parsers = match own_program() {
+        Some(program) => Parsers::new(PARSERS).apart(program),
+        None => Parsers::new(PARSERS),
+    };
     tools.push(Arc::new(FileRead::new(work_dir.clone())));
     tools.push(Arc::new(FileWrite::new(work_dir)));
     tools.push(Arc::new(HttpFetch::new(
@@ -93,6 +100,12 @@ fn toolbox(config: &CentralizedConfig, ports: &Ports) -> anyhow::Result<Toolbox>
         max_output_bytes: config.tools.max_output.bytes(),
     };
     Toolbox::new(tools, limits).context("describe the tools")
+}
+
+/// Returns this very executable, also where an upgrade has replaced its file meanwhile.
+fn own_program() -> Option<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() { Some(running.to_owned()) } else { std::env::current_exe().ok() }
 }
 
 fn memory(

@@ -128,6 +128,9 @@ pub(super) enum Command {
         #[arg(long, value_name = "URL", value_parser = database)]
         to: ServerUrl,
     },
+    /// Reads a PDF from its input and writes the text, within limits; for the server itself
+    #[command(name = crate::adapters::tools::READ_PDF, hide = true)]
+    ReadPdf,
     /// Prints a completion script
     Completions {
         /// For which shell

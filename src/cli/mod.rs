@@ -55,6 +55,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit::OK)
         }
         Command::Sleep { time } => settings::sleep(time),
+        Command::ReadPdf => crate::adapters::tools::read_pdf(),
         command => with_configuration(command, &arguments.common),
     }
 }

@@ -4,6 +4,7 @@
 
 mod cli;
 mod crash;
+mod documents;
 mod failpoints;
 #[cfg(feature = "cluster-tests")]
 mod ship;

@@ -2,6 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -10,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// Parsers descend into what they read; a deep document needs a deep stack. Only what is used of it
 /// is ever backed by memory.
-const STACK_BYTES: usize = 128 * 1024 * 1024;
+pub(super) const STACK_BYTES: usize = 128 * 1024 * 1024;
 
 /// A bounded number of threads for parsers, each made for one document.
 ///
@@ -19,12 +20,24 @@ const STACK_BYTES: usize = 128 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Parsers {
     permits: Arc<Semaphore>,
+    program: Option<PathBuf>,
 }
 
 impl Parsers {
     /// Allows this many at once.
     pub fn new(at_once: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(at_once)) }
+        Self { permits: Arc::new(Semaphore::new(at_once)), program: None }
+    }
+
+    /// Has PDFs read by processes of this executable, which is ours.
+    #[must_use]
+    pub fn apart(self, program: PathBuf) -> Self {
+        Self { program: Some(program), ..self }
+    }
+
+    /// Returns the executable that reads PDFs; this process does if there is none.
+    pub(super) fn program(&self) -> Option<PathBuf> {
+        self.program.clone()
     }
 
     /// Runs a parser; its panic is an error of this call.

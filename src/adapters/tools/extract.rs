@@ -89,15 +89,29 @@ pub(super) fn text_of(
     let text = match format {
         Format::Text => decoded(mime, bytes)?,
         Format::Html => text_of_html(&decoded(mime, bytes)?)?,
-        Format::Pdf => pdf_extract::extract_text_from_mem(bytes)
-            .map_err(|error| ToolError::Failed(format!("the PDF cannot be read: {error}")))?,
+        Format::Pdf => pdf_text(bytes)?,
     };
-    let mut text = tidied(&text);
+    Ok(bounded(&text, max_chars))
+}
+
+/// Reads the text layer of a PDF, as [`text_of`] does.
+///
+/// # Errors
+///
+/// The document is damaged or locked.
+pub(super) fn pdf_text(bytes: &[u8]) -> Result<String, ToolError> {
+    pdf_extract::extract_text_from_mem(bytes)
+        .map_err(|error| ToolError::Failed(format!("the PDF cannot be read: {error}")))
+}
+
+/// Tidies a text and cuts it; whether more was left out is told beside it.
+pub(super) fn bounded(text: &str, max_chars: usize) -> (String, bool) {
+    let mut text = tidied(text);
     let cut = text.char_indices().nth(max_chars).map(|(at, _)| at);
     if let Some(at) = cut {
         text.truncate(at);
     }
-    Ok((text, cut.is_some()))
+    (text, cut.is_some())
 }
 
 fn text_of_html(html: &str) -> Result<String, ToolError> {

@@ -1,6 +1,7 @@
 //! Tools that touch the world, each within bounds that its caller cannot widen.
 
 mod address;
+mod apart;
 mod chunks;
 mod contained;
 mod document_ingest;
@@ -14,6 +15,7 @@ mod resolver;
 mod tally;
 mod work_dir;
 
+pub use apart::{READ_PDF, read_pdf};
 pub use contained::Parsers;
 pub use document_ingest::DocumentIngest;
 pub use file_read::FileRead;

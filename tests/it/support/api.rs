@@ -81,6 +81,20 @@ impl Api {
         true
     }
 
+    /// Uploads a PDF to a server that is up; returns the upload's id.
+    pub(crate) async fn upload_pdf(&self, content: &[u8]) -> String {
+        let head = "--X\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.pdf\"\r\n\
+            Content-Type: application/pdf\r\n\r\n";
+        let body = [head.as_bytes(), content, b"\r\n--X--\r\n"].concat();
+        let request = self
+            .http
+            .post(format!("{}/v1/uploads", self.base))
+            .header("Content-Type", "multipart/form-data; boundary=X")
+            .body(body);
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        answer[0]["id"].as_str().unwrap().to_owned()
+    }
+
     /// Sends a request to a server that is up.
     pub(crate) async fn call(
         &self,

@@ -18,9 +18,10 @@ use soma_tools::{CallContext, Tool, ToolError, ToolOutput, arguments_as, builtin
 use uuid::Uuid;
 
 use super::{
+    apart::text_of_pdf,
     chunks::split,
     contained::Parsers,
-    extract::{Format, format_of, text_of},
+    extract::{Format, bounded, format_of, text_of},
 };
 
 /// The largest upload that is read.
@@ -87,10 +88,12 @@ impl Tool for DocumentIngest {
         let (attachment, content) = self.upload(&arguments.attachment_id, &call).await?;
         let format = readable(&attachment, &content)?;
         let mime = attachment.mime.clone();
-        let (text, cut) = self
-            .parsers
-            .run(format.as_str(), move || text_of(format, &mime, &content, MAX_CHARS))
-            .await?;
+        let program = self.parsers.program().filter(|_| format == Format::Pdf);
+        let read = move || match program {
+            Some(program) => Ok(bounded(&text_of_pdf(&program, &content)?, MAX_CHARS)),
+            None => text_of(format, &mime, &content, MAX_CHARS),
+        };
+        let (text, cut) = self.parsers.run(format.as_str(), read).await?;
         let chunks = split(&text);
         if chunks.is_empty() {
             return Err(ToolError::Failed(format!(
