@@ -5,6 +5,8 @@ pub mod live;
 pub mod memory;
 pub mod model;
 pub mod policy;
+#[cfg(test)]
+mod scripted;
 pub mod store;
 pub mod tls;
 pub mod tools;

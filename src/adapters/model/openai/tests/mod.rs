@@ -1,13 +1,13 @@
 //! The adapter against a scripted server with real sockets.
 
-mod server;
-
 use futures::StreamExt;
 use soma_contract::model::{ChatMessage, ModelAnswer, Usage};
 
-use self::server::{Act, Server, answer, chunk, chunked, status, stream};
 use super::*;
-use crate::adapters::model::tokens::Tokens;
+use crate::adapters::{
+    model::tokens::Tokens,
+    scripted::{Act, Server, answer, chunk, chunked, status, stream},
+};
 
 const PATIENT: Duration = Duration::from_mins(5);
 const IMPATIENT: Duration = Duration::from_millis(50);

@@ -1,4 +1,5 @@
-//! A scripted server: each connection is answered by the next script, over real sockets.
+//! A server on real sockets that does what a test says: each connection is answered by the next
+//! script, or as its request is understood.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use tokio::{
 
 /// What the server does with one connection, after it has read the request.
 #[derive(Debug, Clone)]
-pub(super) enum Act {
+pub(in crate::adapters) enum Act {
     /// Sends these bytes.
     Send(Vec<u8>),
     /// Sends a piece again and again until the client is gone.
@@ -30,23 +31,48 @@ pub(super) enum Act {
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) head: String,
-    pub(super) body: Value,
+pub(in crate::adapters) struct Seen {
+    pub(in crate::adapters) head: String,
+    pub(in crate::adapters) body: Value,
 }
 
 /// The server; it ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) url: String,
+pub(in crate::adapters) struct Server {
+    pub(in crate::adapters) url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     gone: tokio::sync::watch::Receiver<usize>,
     _tasks: JoinSet<()>,
 }
 
+/// What is done with one connection, once its request is known.
+type Answer = Box<dyn FnOnce(&Seen) -> Vec<Act> + Send>;
+
 impl Server {
     /// Starts a server that follows these scripts, the last one over and over.
-    pub(super) async fn start(scripts: Vec<Vec<Act>>) -> Self {
+    pub(in crate::adapters) async fn start(scripts: Vec<Vec<Act>>) -> Self {
+        let mut scripts = VecDeque::from(scripts);
+        Self::run(move || {
+            let script =
+                if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() };
+            Box::new(|_| script.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Starts a server that understands what it is asked.
+    pub(in crate::adapters) async fn answering(
+        answer: impl Fn(&Seen) -> Vec<Act> + Send + Sync + 'static,
+    ) -> Self {
+        let answer = Arc::new(answer);
+        Self::run(move || {
+            let answer = Arc::clone(&answer);
+            Box::new(move |seen| answer(seen))
+        })
+        .await
+    }
+
+    async fn run(mut next: impl FnMut() -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -54,14 +80,12 @@ impl Server {
         let mut tasks = JoinSet::new();
         let noted = Arc::clone(&seen);
         tasks.spawn(async move {
-            let mut scripts = VecDeque::from(scripts);
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                let script =
-                    if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() };
+                let answer = next();
                 let (noted, left) = (Arc::clone(&noted), left.clone());
                 connections.spawn(async move {
-                    let outcome = serve(socket, script.unwrap_or_default(), &noted).await;
+                    let outcome = serve(socket, answer, &noted).await;
                     left.send_modify(|count| *count += 1);
                     outcome.ok();
                 });
@@ -71,18 +95,19 @@ impl Server {
     }
 
     /// Returns the requests so far.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::adapters) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
     /// Waits until this many connections have ended.
-    pub(super) async fn closed(&mut self, count: usize) {
+    pub(in crate::adapters) async fn closed(&mut self, count: usize) {
         self.gone.wait_for(|gone| *gone >= count).await.unwrap();
     }
 }
 
-async fn serve(mut socket: TcpStream, script: Vec<Act>, seen: &Mutex<Vec<Seen>>) -> io::Result<()> {
+async fn serve(mut socket: TcpStream, answer: Answer, seen: &Mutex<Vec<Seen>>) -> io::Result<()> {
     let request = read_request(&mut socket).await?;
+    let script = answer(&request);
     seen.lock().unwrap().push(request);
     for act in script {
         match act {
@@ -136,12 +161,12 @@ fn content_length(head: &str) -> usize {
 }
 
 /// An answer with a body that ends with the connection.
-pub(super) fn stream(body: &str) -> Act {
+pub(in crate::adapters) fn stream(body: &str) -> Act {
     answer("200 OK", "text/event-stream", body)
 }
 
 /// An answer with a status.
-pub(super) fn status(status: &str, extra: &str, body: &str) -> Act {
+pub(in crate::adapters) fn status(status: &str, extra: &str, body: &str) -> Act {
     let length = body.len();
     Act::Send(
         format!(
@@ -152,7 +177,7 @@ pub(super) fn status(status: &str, extra: &str, body: &str) -> Act {
 }
 
 /// An answer of that type, its body ending with the connection.
-pub(super) fn answer(status: &str, kind: &str, body: &str) -> Act {
+pub(in crate::adapters) fn answer(status: &str, kind: &str, body: &str) -> Act {
     Act::Send(
         format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n{body}")
             .into_bytes(),
@@ -160,7 +185,7 @@ pub(super) fn answer(status: &str, kind: &str, body: &str) -> Act {
 }
 
 /// The head of an answer in chunks: one that breaks off is seen to.
-pub(super) fn chunked() -> Act {
+pub(in crate::adapters) fn chunked() -> Act {
     Act::Send(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
             .to_vec(),
@@ -168,6 +193,6 @@ pub(super) fn chunked() -> Act {
 }
 
 /// One chunk.
-pub(super) fn chunk(text: &str) -> Act {
+pub(in crate::adapters) fn chunk(text: &str) -> Act {
     Act::Send(format!("{:x}\r\n{text}\r\n", text.len()).into_bytes())
 }
