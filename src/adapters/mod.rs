@@ -7,6 +7,9 @@ pub mod model;
 pub mod policy;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+#[cfg(feature = "cluster-tests")]
+mod servers;
 pub mod store;
 pub mod tls;
 pub mod tools;

@@ -73,9 +73,15 @@ section! {
 section! {
     /// What replicas share for the moment: live text, nudges, rate limits.
     Live {
-        /// The Redis server; kept in this process if not set. Needs PostgreSQL and Kafka.
+        /// The Redis server; kept in this process if not set. Needs PostgreSQL and Kafka. While it
+        /// is away streams show only what is in the store, and each replica grants every caller
+        /// the whole rate limit.
         #[validate(custom(function = check::redis))]
         "SA01_REDIS_URL" redis_url: Option<ServerUrl> = None, example "redis://redis:6379/0";
+
+        /// What the names of all keys and channels in Redis begin with; systems that share a
+        /// server need different ones.
+        "SA01_REDIS_PREFIX" redis_prefix: String = "soma:".to_owned();
     }
 }
 

@@ -1,3 +1,4 @@
 //! The live port, by vendor.
 
 pub mod local;
+pub mod redis;

@@ -2,7 +2,7 @@
 
 mod buckets;
 mod rooms;
-mod text;
+pub(in crate::adapters::live) mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -6,7 +6,7 @@ use soma_contract::port::live::{LiveEvent, Snapshot, TextPosition};
 ///
 /// Epochs belong to the session and only grow, so (epoch, step) tells which text is newer. A text
 /// is whole or absent: one whose beginning or middle was missed is forgotten.
-pub(super) fn follow(text: &mut Option<Snapshot>, event: &LiveEvent) {
+pub(in crate::adapters::live) fn follow(text: &mut Option<Snapshot>, event: &LiveEvent) {
     match event {
         LiveEvent::Delta { at, text: piece } => add(text, *at, piece),
         LiveEvent::Reset { at } => {
