@@ -1,6 +1,5 @@
 //! Policies in Rego, evaluated in this process; an OPA server takes the same files.
 
-mod cache;
 mod source;
 
 use std::{
@@ -17,13 +16,16 @@ use std::{
 use async_trait::async_trait;
 use regorus::{Engine, Value, utils::limits::ExecutionTimerConfig};
 use serde_json::json;
-use soma_contract::port::policy::{Action, Decision, Policy, PolicyError, PolicyInput};
+use soma_contract::port::policy::{Decision, Policy, PolicyError, PolicyInput};
 use tokio::time::Instant;
 
-use self::cache::Cache;
 use self::source::PACKAGE;
 pub use self::source::RegoError;
 use self::source::Source;
+use super::{
+    answer::{not_evaluated, understood},
+    cache::{self, Cache},
+};
 
 /// The rules that may be asked for: the decision document, or a plain boolean where there is none.
 const RULES: [&str; 2] = ["decision", "allow"];
@@ -88,11 +90,9 @@ impl Rego {
 #[async_trait]
 impl Policy for Rego {
     async fn decide(&self, input: &PolicyInput) -> Result<Decision, PolicyError> {
-        // A tool's arguments hardly ever come twice, and may be large.
-        if input.action == Action::ToolExecute {
+        let Some(key) = cache::key(input) else {
             return self.evaluated(input).await;
-        }
-        let key = json!(input).to_string();
+        };
         if let Some(decision) = self.cache.get(&key, Instant::now()) {
             return Ok(decision);
         }
@@ -130,31 +130,9 @@ impl Prepared {
         let mut engine = self.engine.clone();
         engine.set_input(input);
         match engine.eval_rule(self.rule.clone()) {
-            Ok(answer) => understood(&answer),
-            Err(error) => {
-                tracing::error!(%error, "the policy cannot be evaluated; this is denied");
-                Decision::Deny("the policy cannot be evaluated".to_owned())
-            }
-        }
-    }
-}
-
-/// Reads `{allow, reason}` or a plain boolean; anything else is a denial, never a truthy object.
-fn understood(answer: &Value) -> Decision {
-    if *answer == Value::Undefined {
-        return Decision::Deny("the policy says nothing of this".to_owned());
-    }
-    let allow = answer.as_bool().or_else(|_| answer[&Value::from("allow")].as_bool());
-    let reason = &answer[&Value::from("reason")];
-    match allow {
-        Ok(true) => Decision::Allow,
-        Ok(false) => Decision::Deny(match reason.as_string() {
-            Ok(reason) if !reason.is_empty() => reason.to_string(),
-            _ => "denied by the policy".to_owned(),
-        }),
-        Err(_) => {
-            tracing::error!(answer = %answer, "the policy's answer has no boolean `allow`");
-            Decision::Deny("the policy's answer is malformed".to_owned())
+            Ok(Value::Undefined) => understood(None),
+            Ok(answer) => understood(Some(&json!(answer))),
+            Err(error) => not_evaluated(&error.to_string()),
         }
     }
 }

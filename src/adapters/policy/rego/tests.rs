@@ -2,7 +2,10 @@
 
 use regorus::Value;
 use serde_json::json;
-use soma_contract::{TenantId, port::policy::Decision};
+use soma_contract::{
+    TenantId,
+    port::policy::{Action, Decision},
+};
 
 use super::*;
 

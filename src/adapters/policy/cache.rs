@@ -6,11 +6,18 @@ use std::{
     time::Duration,
 };
 
-use soma_contract::port::policy::Decision;
+use serde_json::json;
+use soma_contract::port::policy::{Action, Decision, PolicyInput};
 use tokio::time::Instant;
 
 /// The most decisions that are kept.
 const MAX: usize = 4_096;
+
+/// Returns under what a decision is kept, if it is: a tool's arguments hardly ever come twice, and
+/// may be large.
+pub(super) fn key(input: &PolicyInput) -> Option<String> {
+    (input.action != Action::ToolExecute).then(|| json!(input).to_string())
+}
 
 /// Decisions by what was asked.
 #[derive(Debug)]
