@@ -1,3 +1,4 @@
 //! The memory service port, by vendor.
 
 pub mod builtin;
+pub mod somabrain;
