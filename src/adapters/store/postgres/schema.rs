@@ -43,6 +43,21 @@ pub enum SchemaError {
         /// The one that this program uses.
         needed: i64,
     },
+    /// The server is older than any that this program is tested on.
+    #[error("the server is PostgreSQL {version}, this program needs 15 or newer")]
+    OldServer {
+        /// Its version.
+        version: String,
+    },
+    /// The database does not hold every text.
+    #[error(
+        "the database's encoding is {found}, this program needs UTF8: create it with `ENCODING \
+         'UTF8' TEMPLATE template0`"
+    )]
+    Encoding {
+        /// Its encoding.
+        found: String,
+    },
     /// A migration broke off in the middle.
     #[error("the database has a half-done migration {version}: restore a backup")]
     Dirty {
@@ -50,6 +65,9 @@ pub enum SchemaError {
         version: i64,
     },
 }
+
+/// The oldest PostgreSQL that this program is tested on, as the server numbers it.
+const OLDEST: i32 = 150_000;
 
 /// Returns the newest version that this program knows.
 pub fn newest() -> i64 {
@@ -79,6 +97,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<i64, OpenErro
 /// Makes sure that the schema is up to date, or brings it there.
 pub(super) async fn bring_up(options: &PgConnectOptions, migrate: bool) -> Result<(), OpenError> {
     let mut connection = options.connect().await?;
+    suits(&mut connection).await?;
     let found = check(&mut connection).await?;
     if found < newest() {
         if !migrate {
@@ -87,6 +106,22 @@ pub(super) async fn bring_up(options: &PgConnectOptions, migrate: bool) -> Resul
         run(&mut connection).await?;
     }
     connection.close().await?;
+    Ok(())
+}
+
+/// Makes sure that the server and the database are such that everything can be stored.
+async fn suits(connection: &mut PgConnection) -> Result<(), OpenError> {
+    let sql = "SELECT current_setting('server_version_num')::int, \
+               current_setting('server_version'), current_setting('server_encoding')";
+    let row = sqlx::query(sql).fetch_one(connection).await?;
+    let (number, version, encoding): (i32, String, String) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if number < OLDEST {
+        return Err(SchemaError::OldServer { version }.into());
+    }
+    if encoding != "UTF8" {
+        return Err(SchemaError::Encoding { found: encoding }.into());
+    }
     Ok(())
 }
 

@@ -94,6 +94,11 @@ impl Database {
         Self::from("template0").await
     }
 
+    /// Makes an empty one in which only ASCII means something.
+    pub(in crate::adapters::store) async fn of_ascii() -> Self {
+        Self::from("template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'").await
+    }
+
     async fn from(template: &str) -> Self {
         let name = format!("soma_test_{}", uuid::Uuid::now_v7().simple());
         let mut admin = admin().await;

@@ -39,6 +39,13 @@ async fn an_empty_database_is_told_to_migrate_and_several_do_it_once() {
 }
 
 #[tokio::test]
+async fn a_database_that_does_not_hold_every_text_is_refused() {
+    let database = Database::of_ascii().await;
+    let told = fault(&database).await;
+    assert!(told.contains("SQL_ASCII") && told.contains("UTF8"), "{told}");
+}
+
+#[tokio::test]
 async fn a_newer_or_half_done_schema_is_left_alone() {
     let database = Database::migrated().await;
     let mut connection = database.connect().await;
