@@ -18,8 +18,9 @@ use super::{contained::STACK_BYTES, extract::pdf_text};
 /// The command of this executable that reads a PDF from its input and writes the text.
 pub const READ_PDF: &str = "read-pdf";
 
-/// The most memory that reading one may take: several times the largest document.
-const MEMORY_BYTES: u64 = 1 << 30;
+/// The most address space that reading one may take, stack and code included: several times the
+/// largest document, and two such beside the server fit into a container of 1 GiB.
+const MEMORY_BYTES: u64 = 512 << 20;
 /// The most time of a processor that reading one may take.
 const CPU_SECONDS: u64 = 60;
 /// The most bytes of text that are taken from it.
