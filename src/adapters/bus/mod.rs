@@ -1,3 +1,5 @@
 //! The bus port, by vendor.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod local;
