@@ -38,7 +38,7 @@ pub enum Delivery {
     Delivered,
     /// The row itself is the record and goes when every group has acknowledged it.
     InPlace,
-    /// The bus will never take it (too large, not authorised): a dead letter.
+    /// The bus will never take it (too large, malformed): a dead letter.
     Refused(String),
     /// It may or may not have it; stop this session's rows and load them again.
     Failed(String),
