@@ -3,7 +3,7 @@
 # licence notices of what is compiled into it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tools=$(scripts/tools.sh cargo-cyclonedx cargo-about)
+tools=$(scripts/tools.sh cargo-cyclonedx)
 papers=target/papers
 mkdir -p "$papers"
 
@@ -14,6 +14,6 @@ export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
 sed "s#file://$PWD#file://.#g" somaagent_bin.cdx.json > "$papers/somaagent.cdx.json"
 rm somaagent_bin.cdx.json
 
-"$tools/cargo-about" generate --locked --fail --config docker/about.toml docker/about.hbs > "$papers/NOTICES.txt"
+docker/notices.sh > "$papers/NOTICES.txt"
 echo "$papers/somaagent.cdx.json"
 echo "$papers/NOTICES.txt"

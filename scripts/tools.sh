@@ -11,7 +11,6 @@ HELM=v3.22.0
 KUBERNETES_VALIDATE=1.37.0 # brings the schemas of Kubernetes 1.37 with it
 CHECK_JSONSCHEMA=0.39.0    # brings compose-spec's schema with it
 CARGO_CYCLONEDX=0.5.9
-CARGO_ABOUT=0.9.3 # the one of docker/Dockerfile
 
 home="${SOMAAGENT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/somaagent-servers}"
 bin="$home/bin"
@@ -62,7 +61,6 @@ cargo() { # NAME VERSION [ARGUMENT...]
 kubernetes-validate() { python kubernetes-validate "$KUBERNETES_VALIDATE"; }
 check-jsonschema() { python check-jsonschema "$CHECK_JSONSCHEMA"; }
 cargo-cyclonedx() { cargo cargo-cyclonedx "$CARGO_CYCLONEDX"; }
-cargo-about() { cargo cargo-about "$CARGO_ABOUT" --features cli; }
 debian() { # PROGRAM PACKAGE
   need "$1" "$2"
   ln -sf "$(type -P "$1")" "$bin/$1"
@@ -77,7 +75,7 @@ flock 9
 [ $# -gt 0 ] || set -- helm kubernetes-validate check-jsonschema haproxy prometheus promtool
 for tool in "$@"; do
   case "$tool" in
-    helm | kubernetes-validate | check-jsonschema | haproxy | prometheus | promtool | cargo-cyclonedx | cargo-about)
+    helm | kubernetes-validate | check-jsonschema | haproxy | prometheus | promtool | cargo-cyclonedx)
       "$tool"
       ;;
     *) echo "no tool is called \`$tool\`" >&2; exit 64 ;;
