@@ -15,7 +15,9 @@
 
 mod accept;
 mod backup;
+mod batch;
 mod cancel;
+mod checkpoint;
 mod claim;
 mod dead_letter;
 mod end;
@@ -199,7 +201,8 @@ fn write_options(path: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         .thread_name(|_| "store-writer".to_owned())
         .pragma("cache_size", "-16384")
-        .pragma("wal_autocheckpoint", "4000")
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", "67108864")
 }
 
 fn read_options(path: &Path) -> SqliteConnectOptions {

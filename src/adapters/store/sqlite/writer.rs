@@ -4,20 +4,22 @@
 //! set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
 //! tried again one by one, so that only the guilty request fails.
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use soma_contract::{
     Clock,
     port::store::{StoreError, StoreResult},
 };
-use sqlx::{ConnectOptions, Connection, SqliteConnection, raw_sql, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 
 use super::{
+    batch::{Batch, Gone, control},
+    checkpoint::Checkpoints,
     fault::Fault,
     work::{Once, Operation, Set, Terms, Work, lost},
 };
@@ -48,7 +50,8 @@ impl Writer {
         bus_is_local: bool,
     ) -> Self {
         let (queue, letters) = mpsc::channel(QUEUE);
-        let task = Task { connection: Some(connection), options, clock, bus_is_local };
+        let checkpoints = Checkpoints::new(io.clone(), options.clone());
+        let task = Task { connection: Some(connection), options, clock, bus_is_local, checkpoints };
         io.spawn(task.run(letters));
         Self { queue }
     }
@@ -101,14 +104,12 @@ fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".to_owned())
 }
 
-/// The transaction is gone: SQLite rolled it back as a whole, or the connection broke.
-struct Gone(String);
-
 struct Task {
     connection: Option<SqliteConnection>,
     options: SqliteConnectOptions,
     clock: Arc<dyn Clock>,
     bus_is_local: bool,
+    checkpoints: Checkpoints,
 }
 
 impl Task {
@@ -128,6 +129,7 @@ impl Task {
             }
             if let Some(reply) = closing {
                 letters.close();
+                self.checkpoints.close().await;
                 if let Some(connection) = self.connection.take() {
                     connection.close().await.ok();
                 }
@@ -147,19 +149,20 @@ impl Task {
         for work in works {
             work.answer(instead.clone());
         }
+        if let Some(connection) = &mut self.connection {
+            self.checkpoints.tend(connection).await;
+        }
     }
 
     async fn run_batch(&mut self, works: &mut [Box<dyn Work>]) -> Result<(), StoreError> {
         let terms = Terms { now: self.clock.now(), bus_is_local: self.bus_is_local };
         let connection = self.connection().await.map_err(unavailable)?;
-        control(connection, "BEGIN IMMEDIATE").await.map_err(unavailable)?;
+        let mut batch = Batch::begin(connection, terms).await.map_err(unavailable)?;
         for work in works.iter_mut() {
-            run_work(connection, terms, work.as_mut())
-                .await
-                .map_err(|Gone(why)| StoreError::Unavailable(why))?;
+            batch.run(work.as_mut()).await.map_err(|Gone(why)| StoreError::Unavailable(why))?;
         }
         fail_points(works, "before_commit");
-        let committed = control(connection, "COMMIT").await;
+        let committed = batch.commit().await;
         fail_points(works, "after_commit");
         committed.map_err(|error| StoreError::OutcomeUnknown(error.to_string()))
     }
@@ -202,61 +205,6 @@ fn gather(works: &mut VecDeque<Box<dyn Work>>, work: Box<dyn Work>) {
     works.extend(rest);
 }
 
-/// Runs one set under a savepoint; if it fails, its requests one by one.
-async fn run_work(
-    connection: &mut SqliteConnection,
-    terms: Terms,
-    work: &mut dyn Work,
-) -> Result<(), Gone> {
-    let Err(error) = under_savepoint(connection, terms, work, Extent::All).await? else {
-        return Ok(());
-    };
-    if work.count() == 1 {
-        work.refuse_next(error);
-        return Ok(());
-    }
-    tracing::debug!(operation = work.name(), %error, "repeating a set one by one");
-    for _ in 0..work.count() {
-        if let Err(error) = under_savepoint(connection, terms, work, Extent::Next).await? {
-            work.refuse_next(error);
-        }
-    }
-    Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum Extent {
-    All,
-    Next,
-}
-
-/// Runs a part of a work so that its failure or panic leaves nothing behind.
-async fn under_savepoint(
-    connection: &mut SqliteConnection,
-    terms: Terms,
-    work: &mut dyn Work,
-    extent: Extent,
-) -> Result<Result<(), StoreError>, Gone> {
-    let gone = |error: sqlx::Error| Gone(error.to_string());
-    control(connection, "SAVEPOINT work").await.map_err(gone)?;
-    let running = match extent {
-        Extent::All => work.run_all(connection, terms),
-        Extent::Next => work.run_next(connection, terms),
-    };
-    let outcome = match AssertUnwindSafe(running).catch_unwind().await {
-        Ok(outcome) => outcome.map_err(StoreError::from),
-        Err(_) => Err(StoreError::Refused("the operation panicked".to_owned())),
-    };
-    match outcome {
-        Ok(()) => control(connection, "RELEASE work").await.map_err(gone).map(Ok),
-        // A whole transaction that SQLite itself rolled back (disk full, I/O) has no savepoint.
-        Err(error) => match control(connection, "ROLLBACK TO work; RELEASE work").await {
-            Ok(()) => Ok(Err(error)),
-            Err(_) => Err(Gone(error.to_string())),
-        },
-    }
-}
-
 /// Stops at the failpoints of everything in the batch, where they are compiled in.
 fn fail_points(works: &[Box<dyn Work>], moment: &str) {
     if fail::has_failpoints() {
@@ -271,8 +219,4 @@ fn fail_points(works: &[Box<dyn Work>], moment: &str) {
 #[expect(clippy::needless_pass_by_value, reason = "used as `map_err(unavailable)`")]
 fn unavailable(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(error.to_string())
-}
-
-async fn control(connection: &mut SqliteConnection, sql: &'static str) -> Result<(), sqlx::Error> {
-    raw_sql(sql).execute(connection).await.map(drop)
 }
