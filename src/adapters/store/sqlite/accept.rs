@@ -83,6 +83,7 @@ impl Operation for Accept {
     type Answer = Result<Accepted, AcceptError>;
 
     const NAME: &'static str = "accept";
+    const FIRST: bool = true;
 
     async fn run(
         connection: &mut SqliteConnection,

@@ -29,6 +29,7 @@ mod log;
 mod memories;
 mod memory_write;
 mod outbox;
+mod queue;
 mod registry;
 mod replica;
 mod retention;

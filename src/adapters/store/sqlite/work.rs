@@ -27,6 +27,8 @@ pub(super) trait Operation: Sized + Send + Sync + 'static {
 
     /// Names its failpoints.
     const NAME: &'static str;
+    /// Whether it comes before all others.
+    const FIRST: bool = false;
 
     /// Does all requests, in their order. An `Err` undoes and repeats them one by one; what is
     /// wrong with a single request belongs into its answer.
@@ -46,6 +48,11 @@ pub(super) type Single<A> = Box<
 #[async_trait]
 pub(super) trait Work: Send {
     fn name(&self) -> &'static str;
+
+    /// Returns whether it comes before all others.
+    fn comes_first(&self) -> bool {
+        false
+    }
 
     /// Returns how many requests it is.
     fn count(&self) -> usize;
@@ -98,6 +105,10 @@ impl<O: Operation> Set<O> {
 impl<O: Operation> Work for Set<O> {
     fn name(&self) -> &'static str {
         O::NAME
+    }
+
+    fn comes_first(&self) -> bool {
+        O::FIRST
     }
 
     fn count(&self) -> usize {

@@ -1,10 +1,10 @@
 //! The one writer: owns the write connection and commits for many callers at once.
 //!
-//! It takes whatever was asked for while the previous commit ran, runs each kind of write as one
-//! set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
+//! It takes what was asked for while the previous commit ran ([`Queue`] says how much of it), runs
+//! each kind of write as one set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
 //! tried again one by one, so that only the guilty request fails.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc};
 
 use futures::future::BoxFuture;
 use soma_contract::{
@@ -21,13 +21,12 @@ use super::{
     batch::{Batch, Gone, control},
     checkpoint::Checkpoints,
     fault::Fault,
+    queue::Queue,
     work::{Once, Operation, Set, Terms, Work, lost},
 };
 
-/// Requests that may wait for the next commit; beyond it callers wait to be queued.
+/// Calls that may wait for a commit; beyond it callers wait to be queued.
 const QUEUE: usize = 1_024;
-/// Queued calls that one commit takes at most.
-const BATCH: usize = 256;
 
 /// A handle to the writer.
 #[derive(Debug)]
@@ -114,28 +113,23 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut letters: mpsc::Receiver<Letter>) {
-        let mut drained = Vec::with_capacity(BATCH);
-        while letters.recv_many(&mut drained, BATCH).await > 0 {
-            let mut works = VecDeque::new();
-            let mut closing = None;
-            for letter in drained.drain(..) {
-                match letter {
-                    Letter::Work(work) => gather(&mut works, work),
-                    Letter::Close(reply) => closing = Some(reply),
-                }
+        let mut queue = Queue::default();
+        let closed = loop {
+            if let ControlFlow::Break(closed) = receive(&mut letters, &mut queue).await {
+                break closed;
             }
-            if !works.is_empty() {
-                self.commit(works.into()).await;
-            }
-            if let Some(reply) = closing {
-                letters.close();
-                self.checkpoints.close().await;
-                if let Some(connection) = self.connection.take() {
-                    connection.close().await.ok();
-                }
-                reply.send(()).ok();
-                return;
-            }
+            self.commit(queue.next()).await;
+        };
+        letters.close();
+        while !queue.is_empty() {
+            self.commit(queue.next()).await;
+        }
+        self.checkpoints.close().await;
+        if let Some(connection) = self.connection.take() {
+            connection.close().await.ok();
+        }
+        if let Some(closed) = closed {
+            closed.send(()).ok();
         }
     }
 
@@ -193,16 +187,27 @@ impl Task {
     }
 }
 
-/// Joins work of one kind into one set.
-fn gather(works: &mut VecDeque<Box<dyn Work>>, work: Box<dyn Work>) {
-    let mut rest = Some(work);
-    for known in works.iter_mut() {
-        match rest.take() {
-            Some(work) => rest = known.absorb(work),
-            None => return,
+/// Takes in what has been asked for, and waits if that is nothing. Breaks where somebody asks to
+/// close, or nobody is left to ask for anything.
+async fn receive(
+    letters: &mut mpsc::Receiver<Letter>,
+    queue: &mut Queue,
+) -> ControlFlow<Option<oneshot::Sender<()>>> {
+    if queue.is_empty() {
+        match letters.recv().await {
+            Some(Letter::Work(work)) => queue.push(work),
+            Some(Letter::Close(closed)) => return ControlFlow::Break(Some(closed)),
+            None => return ControlFlow::Break(None),
         }
     }
-    works.extend(rest);
+    while queue.len() < QUEUE {
+        match letters.try_recv() {
+            Ok(Letter::Work(work)) => queue.push(work),
+            Ok(Letter::Close(closed)) => return ControlFlow::Break(Some(closed)),
+            Err(_nothing_now) => break,
+        }
+    }
+    ControlFlow::Continue(())
 }
 
 /// Stops at the failpoints of everything in the batch, where they are compiled in.
