@@ -262,10 +262,27 @@ pub fn match_score(query: &[String], content: &str) -> Option<f64> {
     if query.is_empty() {
         return Some(0.0);
     }
-    let present = words(content);
-    let hits = query.iter().filter(|word| present.contains(word)).count();
+    let hits = has_words(query, content).into_iter().filter(|has| *has).count();
     let share = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     (hits > 0).then(|| share(hits) / share(query.len()))
+}
+
+/// Says of each word of a query, as [`words`] gives them, whether `content` has it.
+pub fn has_words(query: &[String], content: &str) -> Vec<bool> {
+    let mut has = vec![false; query.len()];
+    for found in content.split(|letter: char| !letter.is_alphanumeric()) {
+        let same = |word: &String| {
+            if found.is_ascii() {
+                word.eq_ignore_ascii_case(found)
+            } else {
+                *word == found.to_lowercase()
+            }
+        };
+        if let Some(has) = query.iter().position(same).and_then(|at| has.get_mut(at)) {
+            *has = true;
+        }
+    }
+    has
 }
 
 #[cfg(test)]

@@ -183,13 +183,19 @@ async fn history(store: &dyn Store, question: &Question) -> StoreResult<Vec<Even
     store.history(question.session_id, question.n, question.history_events).await
 }
 
-/// Returns what is on its way, and what the memory service gives; `None`: it did not answer, and
-/// the turn goes on without.
+/// Returns what is on its way, unless the memory service gives that, too, and what it gives; `None`:
+/// it did not answer, and the turn goes on without.
 async fn recall(store: &dyn Store, question: &Question) -> (Vec<Recalled>, Option<Vec<Recalled>>) {
     let Some(query) = &question.recall else { return (Vec::new(), Some(Vec::new())) };
     let recalled =
         timeout(question.recall_deadline, question.memory.recall(&question.tenant, query));
-    let (pending, recalled) = tokio::join!(store.search_pending(&question.tenant, query), recalled);
+    let undelivered = async {
+        if question.memory.recalls_undelivered() {
+            return Ok(Vec::new());
+        }
+        store.search_pending(&question.tenant, query).await
+    };
+    let (pending, recalled) = tokio::join!(undelivered, recalled);
     let pending = pending.unwrap_or_else(|error| {
         tracing::warn!(%error, "undelivered memories cannot be searched; going on without");
         Vec::new()

@@ -39,6 +39,10 @@ impl MemoryService for BuiltinMemory {
         self.store.search_memories(tenant, query).await.map_err(unavailable)
     }
 
+    fn recalls_undelivered(&self) -> bool {
+        true
+    }
+
     async fn ping(&self) -> Result<(), MemoryError> {
         self.store.ping().await.map_err(unavailable)
     }

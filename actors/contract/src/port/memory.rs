@@ -62,6 +62,12 @@ pub trait MemoryService: Send + Sync + fmt::Debug {
         query: &MemoryQuery,
     ) -> Result<Vec<Recalled>, MemoryError>;
 
+    /// Returns whether [`Self::recall`] finds the store's undelivered writes by itself, so that
+    /// nobody need add them.
+    fn recalls_undelivered(&self) -> bool {
+        false
+    }
+
     /// Asks for news, for the health report.
     ///
     /// # Errors

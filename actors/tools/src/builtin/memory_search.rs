@@ -75,10 +75,13 @@ impl Tool for MemorySearch {
             limit: arguments.limit.unwrap_or(DEFAULT_LIMIT),
             ..MemoryQuery::default()
         };
-        let (pending, kept) = futures::join!(
-            self.store.search_pending(&call.tenant, &query),
-            self.memory.recall(&call.tenant, &query)
-        );
+        let undelivered = async {
+            if self.memory.recalls_undelivered() {
+                return Ok(Vec::new());
+            }
+            self.store.search_pending(&call.tenant, &query).await
+        };
+        let (pending, kept) = futures::join!(undelivered, self.memory.recall(&call.tenant, &query));
         let pending = pending.map_err(|error| ToolError::Unavailable(error.to_string()))?;
         let kept = kept.map_err(ToolError::failed)?;
         let memories: Vec<Value> =

@@ -20,6 +20,7 @@ use super::{
     memory_write::{self, Enqueue},
     replica,
     row::micros,
+    search,
 };
 
 #[async_trait]
@@ -101,7 +102,8 @@ impl Memories for SqliteStore {
         tenant: &TenantId,
         query: &MemoryQuery,
     ) -> StoreResult<Vec<Recalled>> {
-        Ok(replica::search(&mut *self.reader().await?, tenant, query).await?)
+        let (_turn, mut connection) = self.searcher().await?;
+        Ok(search::memories(&mut connection, tenant, query).await?)
     }
 
     async fn search_pending(
@@ -109,7 +111,8 @@ impl Memories for SqliteStore {
         tenant: &TenantId,
         query: &MemoryQuery,
     ) -> StoreResult<Vec<Recalled>> {
-        Ok(replica::search_pending(&mut *self.reader().await?, tenant, query).await?)
+        let (_turn, mut connection) = self.searcher().await?;
+        Ok(search::pending(&mut connection, tenant, query).await?)
     }
 
     async fn memory(&self, tenant: &TenantId, memory_id: Uuid) -> StoreResult<Memory> {

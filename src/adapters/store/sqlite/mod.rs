@@ -35,6 +35,7 @@ mod replica;
 mod retention;
 mod row;
 mod schema;
+mod search;
 mod source;
 mod steps;
 #[cfg(test)]
@@ -52,14 +53,20 @@ use std::{
     time::Duration,
 };
 
-use soma_contract::{Clock, port::store::StoreResult};
+use soma_contract::{
+    Clock,
+    port::store::{StoreError, StoreResult},
+};
 use sqlx::{
     ConnectOptions, Sqlite, SqlitePool,
     migrate::MigrateError,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit},
+};
 
 pub(super) use self::source::Source;
 pub use self::{
@@ -72,6 +79,9 @@ use self::{fault::Fault, lock::DirLock, writer::Writer};
 /// The database's file, in the data directory.
 pub const FILE: &str = "somaagent.db";
 
+/// How long a read waits for a connection; who asks has a deadline of its own, which is shorter.
+const READ_PATIENCE: Duration = Duration::from_mins(1);
+
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -79,7 +89,7 @@ pub struct Options {
     pub bus_is_local: bool,
     /// Whether pending migrations may run.
     pub migrate: bool,
-    /// Connections for reading.
+    /// Connections for reading; searches leave one of them to everybody else.
     pub readers: u32,
 }
 
@@ -120,6 +130,8 @@ pub fn could_own(data_dir: &Path) -> Result<(), LockError> {
 pub struct SqliteStore {
     writer: Writer,
     readers: SqlitePool,
+    /// Searches take long: others do not wait for them.
+    searches: Semaphore,
     clock: Arc<dyn Clock>,
     path: PathBuf,
     lock: DirLock,
@@ -148,13 +160,15 @@ impl SqliteStore {
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
             .min_connections(1)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(READ_PATIENCE)
             .test_before_acquire(false)
             .connect_with(read_options(&path))
             .await?;
         let bus_is_local = options.bus_is_local;
         let writer = Writer::start(io, connection, connect, Arc::clone(&clock), bus_is_local);
-        Ok(Self { writer, readers, clock, path, lock })
+        let searches = usize::try_from(options.readers.saturating_sub(1)).unwrap_or(usize::MAX);
+        let searches = Semaphore::new(searches.clamp(1, Semaphore::MAX_PERMITS));
+        Ok(Self { writer, readers, searches, clock, path, lock })
     }
 
     /// Looks at a data directory without changing anything: what opening it would do.
@@ -181,6 +195,13 @@ impl SqliteStore {
 
     async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
         Ok(self.readers.acquire().await.map_err(Fault::from)?)
+    }
+
+    /// Waits for one of the connections that searches may have.
+    async fn searcher(&self) -> StoreResult<(SemaphorePermit<'_>, PoolConnection<Sqlite>)> {
+        let permit = self.searches.acquire().await;
+        let permit = permit.map_err(|closed| StoreError::Unavailable(closed.to_string()))?;
+        Ok((permit, self.reader().await?))
     }
 }
 

@@ -1,9 +1,9 @@
-//! The replica of memories: what search, export and admin read.
+//! The replica of memories: what search, export and admin read, and how it is written.
 
 use serde::Serialize;
 use soma_contract::{
     SessionId, TenantId, decide,
-    memory::{Memory, MemoryOp, MemoryQuery, MemoryWrite, Recalled},
+    memory::{Memory, MemoryOp, MemoryWrite},
     port::{
         memory::Receipt,
         store::{Page, StoreError},
@@ -17,9 +17,6 @@ use super::{
     row::{array, blob, documents, hex, integer, json, micros, parse, refused},
     work::Terms,
 };
-
-/// Undelivered writes of a tenant that a search looks at: the newest.
-const PENDING_LIMIT: u32 = 2_000;
 
 /// $1 rows, $2 now. The order of the columns is that of [`ReplicaRow`].
 const PUT: &str = "
@@ -128,83 +125,6 @@ pub(super) async fn replicate(
     Ok(true)
 }
 
-/// $1 words, $2 tenant, $3 session, $4 persona, $5 kind, $6 limit. A better match is a lower
-/// `bm25`, below zero.
-const RANKED: &str = "
-SELECT json_array(r.payload, -bm25(memory_text))
-FROM memory_text JOIN memory_replica r ON r.id = memory_text.rowid
-WHERE memory_text MATCH $1 AND r.tenant = $2 AND r.deleted_at IS NULL
-    AND ($3 IS NULL OR r.session_id = $3) AND ($4 IS NULL OR r.persona_id = $4)
-    AND ($5 IS NULL OR r.kind = $5)
-ORDER BY bm25(memory_text), r.written_at DESC LIMIT $6";
-
-/// As [`RANKED`], for a query without words.
-const NEWEST: &str = "
-SELECT json_array(r.payload, 0.0) FROM memory_replica r
-WHERE $1 IS NOT NULL AND r.tenant = $2 AND r.deleted_at IS NULL
-    AND ($3 IS NULL OR r.session_id = $3) AND ($4 IS NULL OR r.persona_id = $4)
-    AND ($5 IS NULL OR r.kind = $5)
-ORDER BY r.written_at DESC, r.id DESC LIMIT $6";
-
-/// Searches the replica and the undelivered writes: what is still on its way comes first where it
-/// matches as well, and hides what it replaces.
-pub(super) async fn search(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-    wanted: &MemoryQuery,
-) -> Result<Vec<Recalled>, Fault> {
-    let pending = newest_pending(connection, tenant).await?;
-    let words = decide::words(&wanted.text);
-    let limit = i64::try_from(wanted.limit).unwrap_or(i64::MAX);
-    let room = limit.saturating_add(i64::try_from(pending.len()).unwrap_or(i64::MAX));
-    let sql = if words.is_empty() { NEWEST } else { RANKED };
-    let rows = query(sql)
-        .bind(match_any(&words))
-        .bind(tenant.0.clone())
-        .bind(wanted.session_id.map(|session| blob(session.0)))
-        .bind(wanted.persona_id.clone())
-        .bind(wanted.kind.clone())
-        .bind(room);
-    let mut found = matching(&pending, &words, wanted);
-    for row in documents(rows, connection).await? {
-        let (payload, rank): (String, f64) = parse(&row)?;
-        let memory: Memory = parse(&payload)?;
-        if pending.iter().all(|write| write.memory.memory_id != memory.memory_id) {
-            // Bounded like the score of an undelivered write, in the same order as the rank.
-            let score = rank / (1.0 + rank);
-            found.push(Recalled { memory, score, pending: false });
-        }
-    }
-    best(&mut found, &words, wanted.limit);
-    Ok(found)
-}
-
-/// Searches only the undelivered writes.
-pub(super) async fn search_pending(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-    wanted: &MemoryQuery,
-) -> Result<Vec<Recalled>, Fault> {
-    let words = decide::words(&wanted.text);
-    let mut found = matching(&newest_pending(connection, tenant).await?, &words, wanted);
-    best(&mut found, &words, wanted.limit);
-    Ok(found)
-}
-
-/// Orders by score, newest first among equals.
-fn best(found: &mut Vec<Recalled>, words: &[String], limit: usize) {
-    found.sort_by(|one, other| {
-        let by_time = other.memory.written_at.cmp(&one.memory.written_at);
-        if words.is_empty() { by_time } else { other.score.total_cmp(&one.score).then(by_time) }
-    });
-    found.truncate(limit);
-}
-
-/// Returns an FTS5 expression for any of the words; each is a quoted string, so none is syntax.
-fn match_any(words: &[String]) -> String {
-    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" OR ")
-}
-
 /// The newest undelivered write `w` of each memory of the tenant $1, unless the replica has passed
 /// it.
 macro_rules! current_write {
@@ -215,33 +135,6 @@ WHERE w.tenant = $1 AND w.version > coalesce(r.version, 0) AND w.version = (
     SELECT max(o.version) FROM memory_write_outbox o
     WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id) "
     };
-}
-
-/// $1 tenant, $2 limit
-const NEWEST_PENDING: &str =
-    concat!("SELECT w.payload ", current_write!(), "ORDER BY w.id DESC LIMIT $2");
-
-async fn newest_pending(
-    connection: &mut SqliteConnection,
-    tenant: &TenantId,
-) -> Result<Vec<MemoryWrite>, Fault> {
-    let rows = query(NEWEST_PENDING).bind(tenant.0.clone()).bind(PENDING_LIMIT);
-    documents(rows, connection).await?.iter().map(|payload| parse(payload)).collect()
-}
-
-fn matching(pending: &[MemoryWrite], words: &[String], wanted: &MemoryQuery) -> Vec<Recalled> {
-    pending
-        .iter()
-        .filter(|write| write.op == MemoryOp::Put)
-        .map(|write| &write.memory)
-        .filter(|memory| wanted.session_id.is_none_or(|id| memory.session_id == Some(id)))
-        .filter(|memory| wanted.persona_id.is_none() || memory.persona_id == wanted.persona_id)
-        .filter(|memory| wanted.kind.as_ref().is_none_or(|kind| memory.kind == *kind))
-        .filter_map(|memory| {
-            let score = decide::match_score(words, &memory.content)?;
-            Some(Recalled { memory: memory.clone(), score, pending: true })
-        })
-        .collect()
 }
 
 /// $1 tenant, $2 memory: as it is with all writes delivered, null if there is none.
@@ -317,13 +210,4 @@ pub(super) async fn of_session(
     Ok(memories)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_word_of_a_query_is_syntax() {
-        let words = decide::words("tea\" OR NEAR(a*) -x ^col:1");
-        assert_eq!(match_any(&words), r#""tea" OR "or" OR "near" OR "a" OR "x" OR "col" OR "1""#);
-    }
-}
+pub(super) use current_write;
