@@ -43,6 +43,10 @@ pub enum IoError {
 /// How often the runtime shows that its workers get round to new work.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
+/// Tasks that a worker runs before it looks at what came from other threads. Most of it does: calls of
+/// services, answers of the store; each would wait for 61 tasks of those who were there before.
+const LOOK_OUTSIDE: u32 = 5;
+
 /// The I/O runtime. Connections belong to the runtime in which they were opened, so all are
 /// opened and used in here; services wait for the results.
 #[derive(Clone)]
@@ -75,6 +79,7 @@ impl Io {
         let runtime = Builder::new_multi_thread()
             .worker_threads(workers.max(1))
             .thread_name("io")
+            .global_queue_interval(LOOK_OUTSIDE)
             .enable_all()
             .build()?;
         let handle = runtime.handle().clone();
