@@ -139,8 +139,7 @@ pub struct SqliteStore {
 
 impl SqliteStore {
     /// Locks the data directory, opens or makes the database in it and brings its schema up to
-    /// date. The writer lives on `io`, the I/O runtime; call it and every method of the store
-    /// there, too.
+    /// date. Call it and every method of the store on `io`, the I/O runtime.
     ///
     /// # Errors
     ///
@@ -165,7 +164,8 @@ impl SqliteStore {
             .connect_with(read_options(&path))
             .await?;
         let bus_is_local = options.bus_is_local;
-        let writer = Writer::start(io, connection, connect, Arc::clone(&clock), bus_is_local);
+        let writer = Writer::start(io, connection, connect, Arc::clone(&clock), bus_is_local)
+            .map_err(sqlx::Error::from)?;
         let searches = usize::try_from(options.readers.saturating_sub(1)).unwrap_or(usize::MAX);
         let searches = Semaphore::new(searches.clamp(1, Semaphore::MAX_PERMITS));
         Ok(Self { writer, readers, searches, clock, path, lock })

@@ -4,7 +4,7 @@
 //! each kind of write as one set under a savepoint, commits once and then answers. A set that fails is rolled back alone and
 //! tried again one by one, so that only the guilty request fails.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{io, ops::ControlFlow, sync::Arc, thread};
 
 use futures::future::BoxFuture;
 use soma_contract::{
@@ -13,7 +13,7 @@ use soma_contract::{
 };
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
-    runtime::Handle,
+    runtime::{Builder, Handle},
     sync::{mpsc, oneshot},
 };
 
@@ -40,19 +40,26 @@ enum Letter {
 }
 
 impl Writer {
-    /// Starts the writer on the I/O runtime.
+    /// Starts the writer on a thread of its own: each statement is a wait, and on the I/O runtime
+    /// everybody's work would come before the end of it. The checkpoints run on `io`.
+    ///
+    /// # Errors
+    ///
+    /// There is no thread to be had.
     pub(super) fn start(
         io: &Handle,
         connection: SqliteConnection,
         options: SqliteConnectOptions,
         clock: Arc<dyn Clock>,
         bus_is_local: bool,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (queue, letters) = mpsc::channel(QUEUE);
         let checkpoints = Checkpoints::new(io.clone(), options.clone());
         let task = Task { connection: Some(connection), options, clock, bus_is_local, checkpoints };
-        io.spawn(task.run(letters));
-        Self { queue }
+        let runtime = Builder::new_current_thread().build()?;
+        let thread = thread::Builder::new().name("store-commits".to_owned());
+        thread.spawn(move || runtime.block_on(task.run(letters)))?;
+        Ok(Self { queue })
     }
 
     /// Has requests of one kind done, with one answer each in their order.
