@@ -1,15 +1,21 @@
 //! What was asked of the writer and is not done yet: who comes into the next commit.
 //!
 //! A caller outside waits for an accept, which is short, while turns go on by themselves. So accepts
-//! all come first, and while there are any, the rest shares in each commit as far as it does not
-//! hold them up. It is never left out.
+//! all come first, and while any come, the rest shares in each commit as far as it does not hold them
+//! up. It is never left out.
 
 use std::collections::VecDeque;
 
 use super::work::Work;
 
-/// Requests that one commit does at most.
-const COMMIT: usize = 256;
+/// Accepts that one commit does at most.
+const ACCEPTS: usize = 256;
+/// Requests of the rest that one commit does at most: a commit is short, as an accept may come any
+/// moment and waits for its end.
+const ALL_OTHERS: usize = 64;
+/// Commits without an accept after which none is expected: callers that have just been answered send
+/// the next one.
+const CALM: u32 = 4;
 /// One request of the rest for so many accepts, ...
 const ACCEPTS_PER_OTHER: usize = 4;
 /// ... and this many in any case.
@@ -20,6 +26,8 @@ const OTHERS: usize = 8;
 pub(super) struct Queue {
     accepts: VecDeque<Box<dyn Work>>,
     others: VecDeque<Box<dyn Work>>,
+    /// Commits since the last one with an accept.
+    calm: u32,
 }
 
 impl Queue {
@@ -41,15 +49,17 @@ impl Queue {
     /// Takes out what the next commit does, work of one kind joined into one set.
     pub(super) fn next(&mut self) -> Vec<Box<dyn Work>> {
         let mut works = Vec::new();
-        let accepts = take(&mut self.accepts, COMMIT, &mut works);
-        take(&mut self.others, share(accepts), &mut works);
+        let accepts = take(&mut self.accepts, ACCEPTS, &mut works);
+        self.calm = if accepts == 0 { self.calm.saturating_add(1) } else { 0 };
+        let share = if self.calm > CALM { ALL_OTHERS } else { share(accepts) };
+        take(&mut self.others, share, &mut works);
         works
     }
 }
 
 /// Returns how many requests of the rest a commit does beside so many accepts.
 fn share(accepts: usize) -> usize {
-    if accepts == 0 { COMMIT } else { (accepts / ACCEPTS_PER_OTHER).max(OTHERS) }
+    (accepts / ACCEPTS_PER_OTHER).max(OTHERS)
 }
 
 /// Moves work of at least one and about `most` requests; returns of how many.
@@ -115,14 +125,26 @@ mod tests {
     #[test]
     fn accepts_come_first_and_leave_the_rest_its_share() {
         let mut queue = Queue::default();
-        (0..100).for_each(|_| queue.push(claim()));
+        (0..200).for_each(|_| queue.push(claim()));
         queue.push(accepts(64));
         assert_eq!(next(&mut queue), [("accept", 64), ("claim", 16)]);
         (0..2).for_each(|_| queue.push(accepts(1)));
         assert_eq!(next(&mut queue), [("accept", 2), ("claim", 8)]);
-        assert_eq!(next(&mut queue), [("claim", 76)]);
-        assert!(queue.is_empty());
-        assert_eq!(next(&mut queue), []);
+    }
+
+    #[test]
+    fn when_no_more_accepts_come_the_rest_has_all() {
+        let mut queue = Queue::default();
+        (0..200).for_each(|_| queue.push(claim()));
+        queue.push(accepts(1));
+        for works in [&[("accept", 1), ("claim", 8)][..], &[("claim", 8)]] {
+            assert_eq!(next(&mut queue), works);
+        }
+        (1..CALM).for_each(|_| drop(queue.next()));
+        assert_eq!(next(&mut queue), [("claim", 64)]);
+        while !queue.is_empty() {
+            assert_ne!(next(&mut queue), []);
+        }
     }
 
     #[test]
@@ -132,6 +154,5 @@ mod tests {
         (0..5).for_each(|_| queue.push(accepts(64)));
         assert_eq!(next(&mut queue), [("accept", 256), ("claim", 64)]);
         assert_eq!(next(&mut queue), [("accept", 64), ("claim", 16)]);
-        assert_eq!(next(&mut queue), [("claim", 220)]);
     }
 }

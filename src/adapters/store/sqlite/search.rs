@@ -21,7 +21,7 @@ use super::{
 /// Words of a query that are looked for: the longest, which tell the most.
 const WORDS: usize = 8;
 /// Matches that a word gives at least, where there are as many.
-const MATCHES: usize = 32;
+const MATCHES: usize = 16;
 /// Matches of one word that are looked at, whosever they are.
 const LOOKED_AT: i64 = 10_000;
 /// Undelivered writes of a tenant that are looked at: the newest.
@@ -30,18 +30,19 @@ const PENDING: usize = 2_000;
 const FIRST_PENDING: usize = 16;
 
 /// Whether a memory `r` of the replica is one that is asked for: $1 tenant, $2 session, $3 persona,
-/// $4 kind. What an undelivered write replaces is not.
+/// $4 kind. What an undelivered write replaces is not; versions are compared only where there is one,
+/// as they lie behind the text.
 macro_rules! is_wanted {
     () => {
-        "r.tenant = $1 AND r.deleted_at IS NULL
+        "r.tenant = $1
     AND ($2 IS NULL OR r.session_id = $2) AND ($3 IS NULL OR r.persona_id = $3)
     AND ($4 IS NULL OR r.kind = $4)
     AND NOT EXISTS (SELECT 1 FROM memory_write_outbox w WHERE w.tenant = r.tenant
-                    AND w.memory_id = r.memory_id AND w.version > r.version)"
+                    AND w.memory_id = r.memory_id AND +w.version > r.version)"
     };
 }
 
-/// $5 words, each as an FTS5 string, $6 matches of one word, $7 how many of them are looked at.
+/// A deleted memory has no text. $5 words, each as an FTS5 string, $6 matches of one word, $7 how many of them are looked at.
 const MATCHING: &str = concat!(
     "SELECT json_array(
     (SELECT max(id) FROM memory_replica),
@@ -49,11 +50,11 @@ const MATCHING: &str = concat!(
         SELECT json_group_array(f.id) FROM (
             SELECT r.id FROM (
                 SELECT rowid FROM memory_text WHERE memory_text MATCH e.value
-                ORDER BY rowid DESC LIMIT $7) m
+                ORDER BY rowid DESC LIMIT $7 + 0) m
             CROSS JOIN memory_replica r ON r.id = m.rowid
             WHERE ",
     is_wanted!(),
-    " LIMIT $6) f))) FROM json_each($5) e))"
+    " LIMIT $6 + 0) f))) FROM json_each($5) e))"
 );
 
 /// $1: `[id, …]`
@@ -64,14 +65,14 @@ SELECT json_array(r.id, r.payload) FROM json_each($1) e CROSS JOIN memory_replic
 const NEWEST: &str = concat!(
     "SELECT r.payload FROM memory_replica r WHERE ",
     is_wanted!(),
-    " ORDER BY r.written_at DESC, r.id DESC LIMIT $5"
+    " AND r.deleted_at IS NULL ORDER BY r.written_at DESC, r.id DESC LIMIT $5 + 0"
 );
 
 /// $1 tenant, $2 id of the oldest write seen, $3 limit
 const NEWEST_PENDING: &str = concat!(
     "SELECT json_array(w.id, w.payload) ",
     current_write!(),
-    "AND w.id < $2 ORDER BY w.id DESC LIMIT $3"
+    "AND w.id < $2 ORDER BY w.id DESC LIMIT $3 + 0"
 );
 
 /// Searches the replica and the undelivered writes: what is still on its way hides what it
