@@ -205,7 +205,7 @@ WHERE t.ended_at IS NULL AND t.status IN ('queued', 'waiting')
     leased!(),
     " AND (t.suspect = 0
          OR NOT EXISTS (SELECT 1 FROM turn x WHERE x.status = 'running' AND x.suspect = 1))
-ORDER BY max(t.ready_at, s.freed_at, coalesce(t.not_before, 0)) LIMIT $2"
+ORDER BY max(t.ready_at, s.freed_at, coalesce(t.not_before, 0)) LIMIT $2 + 0"
 );
 
 /// Returns sessions whose lowest unfinished turn has been claimable since `before`, longest first.

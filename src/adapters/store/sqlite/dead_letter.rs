@@ -172,7 +172,7 @@ fn letter(json: &str) -> Result<DeadLetter, Fault> {
 /// $1 tenant or null, $2 below this id, $3 limit
 const LIST: &str = concat!(
     letter_json!(),
-    "WHERE ($1 IS NULL OR d.tenant = $1) AND d.id < $2 ORDER BY d.id DESC LIMIT $3"
+    "WHERE ($1 IS NULL OR d.tenant = $1) AND d.id < $2 ORDER BY d.id DESC LIMIT $3 + 0"
 );
 
 /// Lists letters, newest first.

@@ -158,7 +158,7 @@ WHERE w.not_before <= $1 AND NOT EXISTS (
     SELECT 1 FROM memory_write_outbox o
     WHERE o.tenant = w.tenant AND o.memory_id = w.memory_id
         AND o.version < w.version)
-ORDER BY w.id LIMIT $2";
+ORDER BY w.id LIMIT $2 + 0";
 
 /// Returns writes that may be delivered now, of each memory only the earliest.
 pub(super) async fn pending(

@@ -117,13 +117,13 @@ macro_rules! row_json {
 }
 
 /// $1 limit
-const ROWS: &str = concat!(row_json!(), "ORDER BY o.id LIMIT $1");
+const ROWS: &str = concat!(row_json!(), "ORDER BY o.id LIMIT $1 + 0");
 
 /// $1 topic, $2 ids to skip, $3 limit
 const OF_TOPIC: &str = concat!(
     row_json!(),
     "WHERE o.topic = $1 AND o.id NOT IN (SELECT e.value FROM json_each($2) e) \
-     ORDER BY o.id LIMIT $3"
+     ORDER BY o.id LIMIT $3 + 0"
 );
 
 /// $1 id

@@ -160,7 +160,7 @@ pub(super) async fn memory(
 /// $1 tenant, $2 after, $3 limit
 const EXPORT: &str = "
 SELECT payload FROM memory_replica
-WHERE tenant = $1 AND memory_id > $2 AND deleted_at IS NULL ORDER BY memory_id LIMIT $3";
+WHERE tenant = $1 AND memory_id > $2 AND deleted_at IS NULL ORDER BY memory_id LIMIT $3 + 0";
 
 /// Pages over a tenant's memories in id order.
 pub(super) async fn export(

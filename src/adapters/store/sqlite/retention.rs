@@ -19,17 +19,17 @@ const SLICE: u32 = 500;
 /// $1 older than this, $2 slice. Row ids follow the time, so the oldest are at the front.
 const IDEMPOTENCY: &str = "
 DELETE FROM idempotency WHERE id IN (
-    SELECT id FROM (SELECT id, created_at FROM idempotency ORDER BY id LIMIT $2)
+    SELECT id FROM (SELECT id, created_at FROM idempotency ORDER BY id LIMIT $2 + 0)
     WHERE created_at < $1)";
 
 const DEAD_LETTERS: &str = "
 DELETE FROM dlq_messages WHERE id IN (
-    SELECT id FROM (SELECT id, created_at FROM dlq_messages ORDER BY id LIMIT $2)
+    SELECT id FROM (SELECT id, created_at FROM dlq_messages ORDER BY id LIMIT $2 + 0)
     WHERE created_at < $1)";
 
 const INBOX: &str = "
 DELETE FROM inbox WHERE id IN (
-    SELECT id FROM (SELECT id, created_at FROM inbox ORDER BY id LIMIT $2)
+    SELECT id FROM (SELECT id, created_at FROM inbox ORDER BY id LIMIT $2 + 0)
     WHERE created_at < $1)";
 
 /// Steps of turns that have not ended stay, at the front, hence the join before the limit; nothing
@@ -42,24 +42,24 @@ DELETE FROM turn_step WHERE id IN (
                            ORDER BY y.id LIMIT 1), 9223372036854775807)
         AND t.ended_at < $1
         AND NOT EXISTS (SELECT 1 FROM dlq_messages d WHERE d.turn_id = t.turn_id)
-    ORDER BY p.id LIMIT $2)";
+    ORDER BY p.id LIMIT $2 + 0)";
 
 const TOMBSTONES: &str = "
 DELETE FROM memory_event WHERE (tenant, memory_id) IN (
     SELECT tenant, memory_id FROM memory_replica WHERE deleted_at < $1 AND NOT EXISTS (
         SELECT 1 FROM memory_write_outbox w
         WHERE w.tenant = memory_replica.tenant AND w.memory_id = memory_replica.memory_id)
-    ORDER BY deleted_at LIMIT $2);
+    ORDER BY deleted_at LIMIT $2 + 0);
 DELETE FROM memory_head WHERE (tenant, memory_id) IN (
     SELECT tenant, memory_id FROM memory_replica WHERE deleted_at < $1 AND NOT EXISTS (
         SELECT 1 FROM memory_write_outbox w
         WHERE w.tenant = memory_replica.tenant AND w.memory_id = memory_replica.memory_id)
-    ORDER BY deleted_at LIMIT $2);
+    ORDER BY deleted_at LIMIT $2 + 0);
 DELETE FROM memory_replica WHERE id IN (
     SELECT id FROM memory_replica WHERE deleted_at < $1 AND NOT EXISTS (
         SELECT 1 FROM memory_write_outbox w
         WHERE w.tenant = memory_replica.tenant AND w.memory_id = memory_replica.memory_id)
-    ORDER BY deleted_at LIMIT $2) RETURNING id;
+    ORDER BY deleted_at LIMIT $2 + 0) RETURNING id;
 ";
 
 /// Removes a slice of each kind; returns how many rows went.

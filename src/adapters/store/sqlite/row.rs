@@ -3,6 +3,8 @@
 //!
 //! Parameters are written `$1`, not `?1`: the driver counts by number over all statements of one
 //! query, and takes a number that a statement does not use for a nameless parameter; `$1` is a name.
+//! Limits are written `LIMIT $1 + 0`: SQLite plans by the value of a limit that is just a parameter,
+//! hence compiles the statement anew for each call.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};

@@ -125,7 +125,7 @@ FROM (SELECT q.* FROM turn_step q JOIN turn u ON u.turn_id = q.turn_id
       WHERE q.settled_at IS NULL AND q.status = 'requested' AND q.kind = 'tool'
           AND u.ended_at IS NULL AND u.cancel_requested = 0
           AND (u.suspect = 0 OR u.status = 'running')
-      ORDER BY q.id LIMIT $1) p
+      ORDER BY q.id LIMIT $1 + 0) p
 JOIN turn t ON t.turn_id = p.turn_id"
 );
 

@@ -139,7 +139,7 @@ const SESSIONS: &str = concat!(
     session_json!(),
     " FROM session_envelopes s WHERE s.tenant = $1 AND s.deleted_at IS NULL
     AND (s.updated_at, s.session_id) < ($2, $3)
-ORDER BY s.updated_at DESC, s.session_id DESC LIMIT $4"
+ORDER BY s.updated_at DESC, s.session_id DESC LIMIT $4 + 0"
 );
 
 async fn sessions(
@@ -174,7 +174,7 @@ const EVENTS: &str = "
 SELECT v.payload FROM session_envelopes s
 LEFT JOIN session_events v ON v.session_id = s.session_id AND v.seq > $3
 WHERE s.session_id = $1 AND s.tenant = $2 AND s.deleted_at IS NULL
-ORDER BY v.seq LIMIT $4";
+ORDER BY v.seq LIMIT $4 + 0";
 
 async fn events(
     connection: &mut SqliteConnection,
@@ -207,11 +207,11 @@ async fn events(
 const HISTORY: &str = "
 SELECT v.payload
 FROM (SELECT session_id, n, seq, end_seq, status FROM turn
-      WHERE session_id = $1 AND n < $2 ORDER BY n DESC LIMIT $3) t
+      WHERE session_id = $1 AND n < $2 ORDER BY n DESC LIMIT $3 + 0) t
 CROSS JOIN session_events v ON v.session_id = t.session_id
     AND (v.seq = t.seq OR (v.seq = t.end_seq AND t.status = 'done'))
 WHERE v.payload <> ''
-ORDER BY t.n DESC, v.seq DESC LIMIT $3";
+ORDER BY t.n DESC, v.seq DESC LIMIT $3 + 0";
 
 async fn history(
     connection: &mut SqliteConnection,

@@ -221,7 +221,7 @@ async fn lay_down_still_running(
 const BACKLOG: &str = "
 SELECT json_group_array(json_array(tenant, turns)) FROM (
     SELECT tenant, count(*) AS turns FROM turn WHERE ended_at IS NULL
-    GROUP BY tenant ORDER BY turns DESC LIMIT $1);
+    GROUP BY tenant ORDER BY turns DESC LIMIT $1 + 0);
 SELECT json_array(count(*), min(created_at) FILTER (WHERE status = 'queued'))
 FROM turn WHERE ended_at IS NULL;";
 
