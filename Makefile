@@ -27,8 +27,8 @@ fmt-check:
 lint: ## Runs clippy on everything; a warning is an error.
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-test: ## Runs every test on the embedded engines, then the dry run of the plan.
-	$(CARGO) test --workspace --locked
+test: ## Runs every test, on the embedded engines and on real servers, then the dry run of the plan.
+	scripts/servers.sh during $(CARGO) test --workspace --locked --features cluster-tests
 	$(MAKE) dry-run
 
 dry-run: ## Checks configuration, plan, store, policy and ports without changing anything.
