@@ -181,16 +181,17 @@ impl Reader {
         if !self.topics.are_known() {
             self.topics.ensure().map_err(|error| Broken::Fault(error.0))?;
         }
+        let age = self.topics.age();
         let member = Member::of(Arc::clone(&self.desk));
         let consumer: BaseConsumer<Member> =
             self.options.consumer(self.group).create_with_context(member)?;
-        let outcome = self.read(&consumer);
+        let outcome = self.read(&consumer, age);
         leave(consumer);
         self.desk.backlog().clear();
         outcome
     }
 
-    fn read(&self, consumer: &BaseConsumer<Member>) -> Result<(), Broken> {
+    fn read(&self, consumer: &BaseConsumer<Member>, age: usize) -> Result<(), Broken> {
         let topic = self.options.topic(self.group.topic());
         consumer.subscribe(&[topic.as_str()])?;
         let mut committed = Instant::now();
@@ -200,6 +201,9 @@ impl Reader {
                 None => {}
                 Some(Ok(message)) => self.desk.push(record(self.group.topic(), &message)),
                 Some(Err(error)) => self.consider(error)?,
+            }
+            if self.topics.age() != age {
+                return Err(Broken::Fault("the brokers have lost their topics".to_owned()));
             }
             paused = self.pause_or_resume(consumer, paused)?;
             if committed.elapsed() >= COMMIT_EVERY {

@@ -40,6 +40,9 @@ pub(super) struct Topics {
     partitions: i32,
     retention_ms: String,
     known: AtomicBool,
+    /// Counts how often the brokers turned out to have lost their topics.
+    age: AtomicUsize,
+    cluster: Mutex<Option<String>>,
     limit: AtomicUsize,
     /// One look at a time: all who wait for it have the same question.
     looking: Mutex<()>,
@@ -59,6 +62,8 @@ impl Topics {
             partitions: options.partitions,
             retention_ms: options.retention.as_millis().to_string(),
             known: AtomicBool::new(false),
+            age: AtomicUsize::new(0),
+            cluster: Mutex::default(),
             limit: AtomicUsize::new(USUAL_LIMIT),
             looking: Mutex::default(),
         })
@@ -72,6 +77,12 @@ impl Topics {
     /// Somebody has reason to doubt that they are still there.
     pub(super) fn doubt(&self) {
         self.known.store(false, Ordering::Release);
+    }
+
+    /// Changes when topics were created anew: a client that knows the old ones waits for ever for
+    /// the brokers to reach its older state.
+    pub(super) fn age(&self) -> usize {
+        self.age.load(Ordering::Acquire)
     }
 
     /// The most bytes of a record that every topic takes.
@@ -90,22 +101,31 @@ impl Topics {
             self.create(&missing)?;
             self.await_all()?;
         }
+        if self.is_another_cluster() || !missing.is_empty() {
+            self.age.fetch_add(1, Ordering::AcqRel);
+        }
         self.limit.store(self.smallest_limit(), Ordering::Release);
         self.known.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Asks the brokers for one topic.
+    /// Asks the brokers for one topic; after any doubt, for all of them.
     pub(super) fn ping(&self) -> Result<(), BusError> {
+        if !self.are_known() {
+            return self.ensure();
+        }
+        let outcome = self.ask_for_one();
+        if outcome.is_err() {
+            self.doubt();
+        }
+        outcome
+    }
+
+    fn ask_for_one(&self) -> Result<(), BusError> {
         let name = self.names.first().map(String::as_str);
         let metadata = self.admin.inner().fetch_metadata(name, LOOK).map_err(unavailable)?;
-        match metadata.topics().iter().find_map(rdkafka::metadata::MetadataTopic::error) {
-            Some(error) => {
-                self.doubt();
-                Err(BusError(RDKafkaErrorCode::from(error).to_string()))
-            }
-            None => Ok(()),
-        }
+        let fault = metadata.topics().iter().find_map(rdkafka::metadata::MetadataTopic::error);
+        fault.map_or(Ok(()), |error| Err(BusError(RDKafkaErrorCode::from(error).to_string())))
     }
 
     /// Asks for all names: to ask for one that is missing could create it, with other settings.
@@ -113,6 +133,15 @@ impl Topics {
         let metadata = self.admin.inner().fetch_metadata(None, LOOK).map_err(unavailable)?;
         let is_there = |name: &str| metadata.topics().iter().any(|topic| topic.name() == name);
         Ok(self.names.iter().map(String::as_str).filter(|name| !is_there(name)).collect())
+    }
+
+    /// Whether the brokers are not those of the last look, although they are where those were.
+    fn is_another_cluster(&self) -> bool {
+        let Some(id) = self.admin.inner().fetch_cluster_id(LOOK) else { return false };
+        let mut known = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_another = known.as_ref().is_some_and(|known| *known != id);
+        *known = Some(id);
+        is_another
     }
 
     /// What the controller has created the brokers hear of a moment later.

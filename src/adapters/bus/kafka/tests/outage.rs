@@ -57,7 +57,7 @@ async fn relay(bus: &KafkaBus, rows: &[OutboxRow]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_was_away_is_used_again() {
+async fn a_broker_that_was_away_or_lost_everything_is_used_again() {
     let broker = OwnBroker::start();
     let corner = Corner::at(format!("127.0.0.1:{}", broker.port), String::new());
     let bus = corner.bus().await;
@@ -73,6 +73,11 @@ async fn a_broker_that_was_away_is_used_again() {
     broker.servers(&["start", "kafka"]);
     relay(&bus, &rows(5..10, 1)).await;
     assert_eq!(until(&mut *consumer, 9).await, [5, 6, 7, 8, 9]);
+
+    broker.servers(&["wipe", "kafka"]);
+    relay(&bus, &rows(10..15, 1)).await;
+    assert_eq!(until(&mut *consumer, 14).await, [10, 11, 12, 13, 14]);
+    bus.ping().await.unwrap();
 
     broker.servers(&["stop", "kafka"]);
     drop(consumer);
