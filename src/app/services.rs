@@ -25,7 +25,8 @@ use super::{
     registry::{CONVERSATION_WORKER, GATEWAY, HOUSEKEEPING, TOOL_EXECUTOR, UNIFIED_MEMORY, chosen},
 };
 use crate::adapters::tools::{
-    AllowedHosts, DocumentIngest, FileRead, FileWrite, HttpFetch, Parsers, SystemLookup, WorkDir,
+    AllowedHosts, DocumentIngest, FileAppend, FileRead, FileWrite, HttpFetch, Parsers,
+    SystemLookup, WorkDir,
 };
 
 /// How often housekeeping looks.
@@ -80,7 +81,8 @@ fn toolbox(config: &CentralizedConfig, ports: &Ports) -> anyhow::Result<Toolbox>
         None => Parsers::new(PARSERS),
     };
     tools.push(Arc::new(FileRead::new(work_dir.clone())));
-    tools.push(Arc::new(FileWrite::new(work_dir)));
+    tools.push(Arc::new(FileWrite::new(work_dir.clone())));
+    tools.push(Arc::new(FileAppend::new(work_dir)));
     tools.push(Arc::new(HttpFetch::new(
         Arc::new(SystemLookup),
         allowed,
@@ -93,8 +95,6 @@ fn toolbox(config: &CentralizedConfig, ports: &Ports) -> anyhow::Result<Toolbox>
         Arc::clone(clock),
         parsers,
     )));
-    #[cfg(feature = "failpoints")]
-    tools.push(Arc::new(crate::adapters::tools::Tally::new(config.tools.work_dir.join("tally"))));
     let limits = ToolLimits {
         timeout: config.tools.timeout,
         max_output_bytes: config.tools.max_output.bytes(),

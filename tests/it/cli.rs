@@ -3,12 +3,30 @@
 use std::{
     io::Write,
     process::{Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Server, Setup};
+use crate::{
+    faults,
+    support::{
+        Engines, Server, Setup,
+        endpoint::{Endpoint, Reply, says},
+        on_all_engines,
+    },
+};
+
+on_all_engines!(
+    an_operator_asks_a_running_server,
+    keys_are_made_shown_once_and_open_until_they_are_revoked,
+    a_chat_through_a_pipe_shows_the_answer,
+    dead_letters_are_listed_shown_replayed_and_dropped,
+);
 
 /// What a command said and how it ended.
 struct Ran {
@@ -167,9 +185,8 @@ async fn a_dry_run_fails_where_a_start_would_and_with_its_code() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_asks_a_running_server() {
-    let setup = Setup::new();
+async fn an_operator_asks_a_running_server(engines: Engines) {
+    let setup = engines.setup().await;
     let server = setup.start().await.unwrap();
     let services = ask(&setup, &server, &["services"]);
     for name in ["unified-memory", "  outbox-sync", "conversation-worker", "housekeeping"] {
@@ -184,10 +201,11 @@ async fn an_operator_asks_a_running_server() {
     assert_eq!(ask(&setup, &server, &["dlq", "list"]), "no dead letters\n");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_are_made_shown_once_and_open_until_they_are_revoked() {
+async fn keys_are_made_shown_once_and_open_until_they_are_revoked(engines: Engines) {
     // Who has the secret that tokens are signed with needs no key to make the first one.
-    let setup = Setup::new()
+    let setup = engines
+        .setup()
+        .await
         .set("SA01_AUTH_REQUIRED", "true")
         .set("SA01_AUTH_JWT_SECRET", "a secret of the test, long enough to sign with");
     let server = setup.start().await.unwrap();
@@ -233,9 +251,8 @@ async fn a_session_is_read_from_a_backup_that_was_made_while_the_server_ran() {
     copy.api.terminal(sent.event_id).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chat_through_a_pipe_shows_the_answer() {
-    let setup = Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "5ms");
+async fn a_chat_through_a_pipe_shows_the_answer(engines: Engines) {
+    let setup = engines.setup().await.set("SA01_MODEL_OFFLINE_WORD_DELAY", "5ms");
     let server = setup.start().await.unwrap();
     let chat = setup.command(&["chat", "--url", server.api.base()]);
     let ran = with_input(chat, "echo a blue heron\n");
@@ -251,12 +268,79 @@ async fn a_chat_through_a_pipe_shows_the_answer() {
     assert!(ran.out.contains("blue heron"), "{}", ran.out);
 }
 
+async fn dead_letters_are_listed_shown_replayed_and_dropped(engines: Engines) {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let asked = Arc::clone(&refuses);
+    let model = Endpoint::model(move |_| {
+        if asked.load(Ordering::Relaxed) {
+            Reply::Json(400, json!({"error": {"message": "such prompts are refused"}}))
+        } else {
+            says("better now")
+        }
+    })
+    .await;
+    let setup = engines.setup().await.with_model(&model);
+    let server = setup.start().await.unwrap();
+    let (kept, _) = faults::fail(&server.api).await;
+    let (dropped, letter) = faults::fail(&server.api).await;
+    let id = letter.rsplit('/').next().unwrap();
+
+    let list = ask(&setup, &server, &["dlq", "list"]);
+    let mut rows = list.lines();
+    assert!(rows.next().unwrap().contains("why"), "{list}");
+    let newest = rows.next().unwrap();
+    assert!(newest.starts_with(id) && newest.contains("such prompts are refused"), "{list}");
+    let oldest = rows.next().unwrap().split_whitespace().next().unwrap();
+    assert_eq!(rows.next(), None, "{list}");
+    assert_eq!(ask(&setup, &server, &["dlq", "list", "--limit", "1"]).lines().count(), 2);
+
+    let shown: Value = serde_json::from_str(&ask(&setup, &server, &["dlq", "show", id])).unwrap();
+    assert_eq!(shown["id"].to_string(), id, "{shown}");
+    assert_eq!(shown["event"]["session_id"], dropped.session_id.to_string(), "{shown}");
+
+    refuses.store(false, Ordering::Relaxed);
+    let replay = ["dlq", "replay", oldest];
+    let queued = ask(&setup, &server, &replay);
+    assert_eq!(queued, format!("dead letter {oldest}: queued\n"));
+    let terminal = server.api.terminal(kept.event_id).await;
+    assert_eq!(terminal["message"], "better now", "{terminal}");
+    let again = ask(&setup, &server, &replay);
+    assert_eq!(again, format!("dead letter {oldest}: already_replayed\n"));
+
+    let told = ask(&setup, &server, &["dlq", "drop", id]);
+    assert_eq!(told, format!("dead letter {id} is dropped\n"));
+    for what in ["show", "replay", "drop"] {
+        let gone = run(&setup, &["dlq", what, id, "--url", server.api.base()]);
+        assert_eq!(gone.code, Some(1), "{what}: {}", gone.out);
+        assert!(gone.out.is_empty(), "{what}: {}", gone.out);
+        for part in ["not_found", "HTTP 404", "request "] {
+            assert!(gone.err.contains(part), "{what}: `{part}` is not in: {}", gone.err);
+        }
+    }
+    let left = ask(&setup, &server, &["dlq", "list"]);
+    assert!(left.contains(oldest) && left.lines().count() == 2, "{left}");
+}
+
+#[test]
+fn a_dead_letter_without_a_number_is_usage() {
+    for arguments in [&["dlq"][..], &["dlq", "show"], &["dlq", "drop", "the last one"]] {
+        let ran = run(&Setup::new(), arguments);
+        assert_eq!(ran.code, Some(64), "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains("--help") || ran.err.contains("Usage: "), "{}", ran.err);
+    }
+}
+
 #[test]
 fn nobody_at_the_address_is_told_with_a_way_out() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let ran = run(&Setup::new(), &["services", "--url", &format!("http://{nobody}")]);
-    assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("start one with `somaagent`"), "{}", ran.err);
+    let url = format!("http://{nobody}");
+    for command in [&["services"][..], &["dlq", "list"], &["dlq", "drop", "7"], &["keys", "list"]] {
+        let ran = run(&Setup::new(), &[command, &["--url", &url]].concat());
+        assert_eq!(ran.code, Some(1), "{command:?}");
+        for part in [url.as_str(), "start one with `somaagent`"] {
+            assert!(ran.err.contains(part), "{command:?}: {}", ran.err);
+        }
+    }
 }
 
 #[test]

@@ -1,18 +1,21 @@
 //! The process dies at each commit boundary and around each outside effect, one start per place.
 //! Whatever it had acknowledged by then is there afterwards, once.
 
-use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    crash::{check_log, memories_are_single, memories_saved},
-    support::{Api, Sent, Server, Setup, until},
+    faults,
+    support::{
+        Api, Engines, Platform, Sent,
+        log::{check_log, memories_are_single, memories_saved},
+        on_all_engines, until,
+    },
 };
 
-const SIGABRT: i32 = 6;
 /// A failpoint that this many rounds do not hit is hit by none.
 const ROUNDS: usize = 40;
 
@@ -60,136 +63,117 @@ const TABLE: &[(&str, usize)] = &[
     ("attachment::after_commit", 0),
 ];
 
+/// Those of [`TABLE`] that a store shared by replicas does not have.
+const EMBEDDED_ONLY: &[&str] = &["inherit::before_commit", "inherit::after_commit"];
+
 /// Those that only a drain hits, of a turn that is under way.
 const DRAINING: &[&str] = &["lay_down::before_commit", "lay_down::after_commit"];
 
-/// Those that need a fault first; the suites of the ports and of the services hit them, and the
-/// tests of shutdown hold the process at `drain`.
-const NEED_A_FAULT: &[&str] = &[
-    "drain",
-    "relay::after_publish",
-    "bury",
-    "drop_dead_letter",
-    "lose_orphans",
-    "postpone",
-    "refuse_write",
-    "refused",
-    "replay",
-    "replicate",
-    "unclaim",
+/// Those that the embedded engines cannot reach, and why.
+const OUT_OF_REACH: &[(&str, &str)] = &[
+    ("refused", "the local bus takes every record: it is in the store already"),
+    ("postpone", "the built-in memory takes every write: it is in the store already"),
+    ("refuse_write", "the built-in memory takes every write: it is in the store already"),
+    ("replicate", "nobody but the process itself writes to the local bus"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+on_all_engines!(
+    a_death_at_any_commit_or_effect_loses_and_doubles_nothing,
+    a_death_in_the_middle_of_a_drain_loses_and_doubles_nothing,
+);
+
 #[expect(clippy::print_stdout, reason = "whatever fails, it was at the place named last")]
-async fn a_death_at_any_commit_or_effect_loses_and_doubles_nothing() {
+async fn a_death_at_any_commit_or_effect_loses_and_doubles_nothing(engines: Engines) {
+    let mut survey = Survey { platform: Platform::of(engines.setup().await).await, saved: 0 };
     for (failpoint, passed) in TABLE {
+        if !engines.is_embedded() && EMBEDDED_ONLY.contains(failpoint) {
+            continue;
+        }
         println!("{failpoint}");
-        survives(failpoint, *passed).await;
+        if engines.is_embedded() {
+            let platform = Platform::of(engines.setup().await).await;
+            survey = Survey { platform, saved: 0 };
+        }
+        survey.survives(failpoint, *passed).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_death_in_the_middle_of_a_drain_loses_and_doubles_nothing() {
+async fn a_death_in_the_middle_of_a_drain_loses_and_doubles_nothing(engines: Engines) {
     for failpoint in DRAINING {
-        let mut setup = Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "2s");
-        setup.arm(Some(&format!("{failpoint}=panic(abort)")));
-        let mut server = setup.start().await.unwrap();
+        let setup = engines.setup().await.set("SA01_MODEL_OFFLINE_WORD_DELAY", "2s");
+        let mut platform = Platform::of(setup).await;
+        platform.setup.arm(Some(&format!("{failpoint}=panic(abort)")));
+        // It runs alone, so that the turn is its.
+        platform.start_replica(0).await.unwrap();
+        let api = platform.api();
         let session = Uuid::now_v7();
-        let sent = server.api.send(session, "hello").await;
-        until("the turn runs", async || {
-            let path = format!("/v1/messages/{}", sent.event_id);
-            server.api.get(&path).await["status"] == "running"
-        })
-        .await;
-        server.signal("TERM");
-        let status = server.ended().await;
-        assert_eq!(status.signal(), Some(SIGABRT), "{failpoint}: {status}");
-        setup.arm(None);
-        let server = setup.set("SA01_MODEL_OFFLINE_WORD_DELAY", "0s").start().await.unwrap();
-        server.api.terminal(sent.event_id).await;
-        check_log(&server.api.events(session).await, &[sent]);
+        let sent = api.send(session, "hello").await;
+        until("the turn runs", async || api.fate(sent.event_id).await["status"] == "running").await;
+        platform.signal("TERM");
+        platform.setup.put("SA01_MODEL_OFFLINE_WORD_DELAY", "0s");
+        platform.dies_and_is_restored(failpoint).await;
+        let api = platform.api();
+        api.terminal(sent.event_id).await;
+        check_log(&api.events(session).await, &[sent]);
     }
 }
 
-/// Where a process dies around a run of a `once` tool: how often it has run in the end, and what is
-/// told.
-const AROUND_A_RUN: &[(&str, usize, &str)] = &[
-    ("journal::after_commit", 1, "success"),
-    ("tools::after_run", 1, "unknown"),
-    ("settle::before_commit", 1, "unknown"),
-    ("settle::after_commit", 1, "success"),
-];
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_once_tool_never_runs_again_wherever_the_process_dies() {
-    for (failpoint, runs, told) in AROUND_A_RUN {
-        let mut setup = Setup::new().with_tally();
-        setup.arm(Some(&format!("{failpoint}=panic(abort)")));
-        let mut server = setup.start().await.unwrap();
-        let (session, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
-        let sent = server.api.try_tally(session, &key).await.expect("it is taken");
-        assert_eq!(server.ended().await.signal(), Some(SIGABRT), "{failpoint}");
-        setup.arm(None);
-        let server = setup.start().await.unwrap();
-        server.api.terminal(sent.event_id).await;
-        let events = server.api.events(session).await;
-        let result = events.iter().find(|event| event["type"] == "tool.result").unwrap();
-        assert_eq!(result["metadata"]["status"], *told, "{failpoint}: {result}");
-        assert_eq!(setup.tallied().len(), *runs, "{failpoint}");
-        check_log(&events, &[sent]);
-    }
+/// A platform that dies again and again, and how many memories it must know.
+struct Survey {
+    platform: Platform,
+    saved: usize,
 }
 
-async fn survives(failpoint: &str, passed: usize) {
-    let mut setup = Setup::new();
-    let mut talks = Vec::new();
-    setup.arm(Some(&format!("{failpoint}={passed}*off->panic(abort)")));
-    match setup.start().await {
-        Err(how) => assert!(how.contains("signal: 6"), "{failpoint}: {how}"),
-        Ok(mut server) => {
-            use_until_death(&mut server, &mut talks, failpoint).await;
-            let status = server.ended().await;
-            assert_eq!(status.signal(), Some(SIGABRT), "{failpoint}: {status}");
+impl Survey {
+    async fn survives(&mut self, failpoint: &str, passed: usize) {
+        self.platform.kill(0);
+        self.platform.setup.arm(Some(&format!("{failpoint}={passed}*off->panic(abort)")));
+        let mut talks = Vec::new();
+        if let Err(how) = self.platform.start_replica(0).await {
+            assert!(how.contains("signal: 6"), "{failpoint}: {how}");
+            self.platform.setup.arm(None);
+            self.platform.restore().await;
+        } else {
+            self.use_until_death(&mut talks, failpoint).await;
+            self.platform.dies_and_is_restored(failpoint).await;
         }
-    }
-    setup.arm(None);
-    let server = setup.start().await.unwrap();
-    if talks.is_empty() {
-        let mut talk = Talk::new();
-        assert!(talk.go_on(&server.api).await, "{failpoint}");
-        talks.push(talk);
-    }
-    let mut saved = 0;
-    for talk in &mut talks {
-        talk.repeat_the_last(&server.api).await;
-        for sent in &talk.sent {
-            server.api.terminal(sent.event_id).await;
-        }
-        let events = server.api.events(talk.session).await;
-        check_log(&events, &talk.sent);
-        no_step_is_told_twice(&events);
-        saved += memories_saved(&events);
-    }
-    until(failpoint, async || memories_are_single(&server.api).await == saved).await;
-}
-
-/// Does a little of everything until the process is gone.
-async fn use_until_death(server: &mut Server, talks: &mut Vec<Talk>, failpoint: &str) {
-    for _ in 0..ROUNDS {
-        let mut talk = Talk::new();
-        let lives = talk.go_on(&server.api).await && administer(&server.api).await;
-        if !talk.sent.is_empty() || !talk.said.is_empty() {
+        let api = self.platform.api();
+        if talks.is_empty() {
+            let mut talk = Talk::new();
+            assert!(talk.go_on(&api).await, "{failpoint}");
             talks.push(talk);
         }
-        if !lives || server.has_ended() {
-            return;
+        for talk in &mut talks {
+            talk.repeat_the_last(&api).await;
+            for sent in &talk.sent {
+                api.terminal(sent.event_id).await;
+            }
+            let events = api.events(talk.session).await;
+            check_log(&events, &talk.sent);
+            self.saved += memories_saved(&events);
         }
-        if failpoint.starts_with("retire") || failpoint.starts_with("ping") {
-            // These go by the clock: the end of the process is waited for.
-            return;
-        }
+        until(failpoint, async || memories_are_single(&api).await == self.saved).await;
     }
-    panic!("{failpoint} is not hit by {ROUNDS} rounds");
+
+    /// Does a little of everything until the first process is gone.
+    async fn use_until_death(&mut self, talks: &mut Vec<Talk>, failpoint: &str) {
+        let api = self.platform.replica(0).api.clone();
+        for _ in 0..ROUNDS {
+            let mut talk = Talk::new();
+            let lives = talk.go_on(&api).await && administer(&api).await;
+            if !talk.sent.is_empty() || !talk.said.is_empty() {
+                talks.push(talk);
+            }
+            if !lives || self.platform.replica(0).has_ended() {
+                return;
+            }
+            if failpoint.starts_with("retire") || failpoint.starts_with("ping") {
+                // These go by the clock: the end of the process is waited for.
+                return;
+            }
+        }
+        panic!("{failpoint} is not hit by {ROUNDS} rounds");
+    }
 }
 
 /// A conversation whose client repeats what was not acknowledged.
@@ -264,26 +248,20 @@ async fn administer(api: &Api) -> bool {
     true
 }
 
-/// A step that was journaled is not journaled again by the next owner.
-fn no_step_is_told_twice(events: &[Value]) {
-    for kind in ["tool.start", "tool.result"] {
-        let mut places = BTreeSet::new();
-        for event in events.iter().filter(|event| event["type"] == kind) {
-            let place = format!("{} {}", event["n"], event["metadata"]["call_id"]);
-            assert!(places.insert(place), "{kind} is there twice: {event}");
-        }
-    }
-}
-
 #[test]
 fn no_failpoint_of_the_code_is_forgotten() {
-    let known: BTreeSet<_> =
-        TABLE.iter().map(|(name, _)| *name).chain(DRAINING.iter().copied()).collect();
+    let known: BTreeSet<_> = TABLE
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(DRAINING.iter().copied())
+        .chain(faults::COVERED.iter().copied())
+        // The tests of shutdown hold the process here.
+        .chain(["drain"])
+        .collect();
     for found in failpoints_of_the_code() {
         let operation = found.split("::").next().unwrap();
         let is_known = known.contains(found.as_str())
-            || NEED_A_FAULT.contains(&found.as_str())
-            || (found.ends_with("_commit") && NEED_A_FAULT.contains(&operation));
+            || OUT_OF_REACH.iter().any(|(name, _)| *name == operation);
         assert!(is_known, "no test dies at `{found}`");
     }
 }

@@ -2,10 +2,14 @@
 
 #![cfg(test)]
 
+#[cfg(feature = "cluster-tests")]
+mod chaos;
 mod cli;
 mod crash;
 mod documents;
 mod failpoints;
+mod faults;
+mod once;
 #[cfg(feature = "cluster-tests")]
 mod ship;
 mod shutdown;

@@ -1,53 +1,47 @@
 //! How the process ends when it is asked to, and when it must not start at all.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
-    crash::check_log,
-    support::{Server, Setup, until},
-};
+use crate::support::{Engines, Server, Setup, log::check_log, on_all_engines, until};
 
-/// Slow enough for a signal to come in the middle of any answer.
-fn slow() -> Setup {
-    Setup::new().set("SA01_MODEL_OFFLINE_WORD_DELAY", "200ms")
-}
-
-async fn is_running(server: &Server, event_id: Uuid) -> bool {
-    server.api.get(&format!("/v1/messages/{event_id}")).await["status"] == "running"
-}
+on_all_engines!(
+    a_turn_in_flight_is_laid_down_and_ends_once_after_the_restart,
+    an_open_stream_is_asked_to_come_back,
+    a_lame_duck_takes_requests_while_it_is_not_ready,
+    a_second_signal_cuts_the_drain_short,
+    a_service_that_does_not_stop_is_left_behind_at_the_deadline,
+    an_idle_server_drains_within_a_moment,
+);
 
 async fn ready(server: &Server) -> Option<StatusCode> {
     let answer = reqwest::get(format!("{}/ready", server.admin)).await;
     answer.ok().map(|answer| answer.status())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_turn_in_flight_is_laid_down_and_ends_once_after_the_restart() {
-    let setup = slow();
-    let mut server = setup.start().await.unwrap();
+async fn a_turn_in_flight_is_laid_down_and_ends_once_after_the_restart(engines: Engines) {
+    let setup = engines.setup().await.set("SA01_MODEL_OFFLINE_WORD_DELAY", "200ms");
+    let mut platform = setup.platform().await;
+    let api = platform.api();
     let session = Uuid::now_v7();
-    let sent = server.api.send(session, "tell me something long").await;
-    until("the turn runs", async || is_running(&server, sent.event_id).await).await;
-    server.signal("TERM");
-    assert_eq!(server.ended().await.code(), Some(0));
-    let server = setup.start().await.unwrap();
-    server.api.terminal(sent.event_id).await;
-    check_log(&server.api.events(session).await, &[sent]);
+    let sent = api.send(session, "tell me something long").await;
+    until("the turn runs", async || api.fate(sent.event_id).await["status"] == "running").await;
+    assert!(platform.drain().await.iter().all(|code| *code == Some(0)));
+    platform.restore().await;
+    let api = platform.api();
+    api.terminal(sent.event_id).await;
+    check_log(&api.events(session).await, &[sent]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_stream_is_asked_to_come_back() {
-    let setup = Setup::new();
+async fn an_open_stream_is_asked_to_come_back(engines: Engines) {
+    let setup = engines.setup().await;
     let mut server = setup.start().await.unwrap();
     let session = Uuid::now_v7();
     server.api.send(session, "hello").await;
-    let url = format!("{}/v1/sessions/{session}/events", server.api.base());
-    let request = reqwest::Client::new().get(url).header("Accept", "text/event-stream");
+    let path = format!("/v1/sessions/{session}/events");
+    let request = server.api.request(Method::GET, &path).header("Accept", "text/event-stream");
     let mut stream = request.send().await.unwrap().bytes_stream();
     let mut text = String::new();
     while !text.contains("assistant.final") {
@@ -61,9 +55,8 @@ async fn an_open_stream_is_asked_to_come_back() {
     assert_eq!(server.ended().await.code(), Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lame_duck_takes_requests_while_it_is_not_ready() {
-    let setup = Setup::new().set("SA01_SHUTDOWN_LAME_DUCK", "5s");
+async fn a_lame_duck_takes_requests_while_it_is_not_ready(engines: Engines) {
+    let setup = engines.setup().await.set("SA01_SHUTDOWN_LAME_DUCK", "5s");
     let mut server = setup.start().await.unwrap();
     assert_eq!(ready(&server).await, Some(StatusCode::OK));
     server.signal("TERM");
@@ -87,10 +80,11 @@ async fn a_lame_duck_takes_requests_while_it_is_not_ready() {
     check_log(&server.api.events(session).await, &[sent]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_signal_cuts_the_drain_short() {
+async fn a_second_signal_cuts_the_drain_short(engines: Engines) {
     // Longer than the test may take: only the second signal ends it in time.
-    let setup = Setup::new()
+    let setup = engines
+        .setup()
+        .await
         .set("SA01_SHUTDOWN_LAME_DUCK", "10m")
         .set("SA01_SHUTDOWN_DRAIN", "20m")
         .set("SA01_SHUTDOWN_KILL", "30m");
@@ -139,9 +133,10 @@ async fn the_watchdog_ends_a_process_that_does_not_drain_in_time() {
     assert!(!server.logged("did not end in time").is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_does_not_stop_is_left_behind_at_the_deadline() {
-    let setup = Setup::new()
+async fn a_service_that_does_not_stop_is_left_behind_at_the_deadline(engines: Engines) {
+    let setup = engines
+        .setup()
+        .await
         .set("SA01_SHUTDOWN_DRAIN", "2s")
         .set("SA01_SHUTDOWN_KILL", "10s")
         .set("SA01_SUPERVISION_HANG_LIMIT", "10m");
@@ -199,13 +194,12 @@ async fn a_port_that_is_taken_is_told_with_its_setting() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_server_drains_within_a_moment() {
-    let mut server = Setup::new().start().await.unwrap();
-    let began = tokio::time::Instant::now();
+async fn an_idle_server_drains_within_a_moment(engines: Engines) {
+    // Nobody waits for anything: an end at the deadline would come later than any test waits.
+    let setup =
+        engines.setup().await.set("SA01_SHUTDOWN_DRAIN", "1h").set("SA01_SHUTDOWN_KILL", "2h");
+    let mut server = setup.start().await.unwrap();
     server.signal("TERM");
     assert_eq!(server.ended().await.code(), Some(0));
-    // Nobody waits for anything; half of the deadline is plenty on a busy machine.
-    assert!(began.elapsed() < Duration::from_secs(20));
     assert!(!server.logged("ended: drained").is_empty());
 }

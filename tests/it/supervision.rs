@@ -5,7 +5,16 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Server, Setup, until};
+use crate::support::{Engines, Server, Setup, on_all_engines, until};
+
+on_all_engines!(
+    every_service_starts_and_is_ready,
+    every_service_can_be_restarted_by_hand,
+    a_panic_of_housekeeping_disturbs_nobody,
+    a_hang_of_housekeeping_is_replaced,
+    the_death_of_a_critical_service_ends_the_process_in_order,
+    a_critical_service_with_a_budget_comes_back,
+);
 
 const SERVICES: &[&str] = &[
     "conversation-worker",
@@ -57,9 +66,9 @@ async fn works(server: &Server) {
     assert_eq!(terminal["type"], "assistant.final", "{terminal}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_service_starts_and_is_ready() {
-    let server = Setup::new().start().await.unwrap();
+async fn every_service_starts_and_is_ready(engines: Engines) {
+    let setup = engines.setup().await;
+    let server = setup.start().await.unwrap();
     let tree = server.api.get("/v1/services").await;
     let all = flat(&tree["services"]);
     let mut names: Vec<_> = all.iter().map(|service| service["name"].as_str().unwrap()).collect();
@@ -72,9 +81,9 @@ async fn every_service_starts_and_is_ready() {
     works(&server).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_service_can_be_restarted_by_hand() {
-    let server = Setup::new().start().await.unwrap();
+async fn every_service_can_be_restarted_by_hand(engines: Engines) {
+    let setup = engines.setup().await;
+    let server = setup.start().await.unwrap();
     for name in SERVICES {
         let before = generation(&server, name).await;
         let path = format!("/v1/services/{name}/restart");
@@ -88,9 +97,9 @@ async fn every_service_can_be_restarted_by_hand() {
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_of_housekeeping_disturbs_nobody() {
-    let server = Setup::new().start().await.unwrap();
+async fn a_panic_of_housekeeping_disturbs_nobody(engines: Engines) {
+    let setup = engines.setup().await;
+    let server = setup.start().await.unwrap();
     let before = generation(&server, "housekeeping").await;
     panics(&server, "housekeeping").await;
     works(&server).await;
@@ -131,9 +140,9 @@ async fn a_service_that_spends_its_budget_degrades_the_process_until_it_is_resta
     until("all is well", async || server.api.get("/v1/health").await["status"] == "ok").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hang_of_housekeeping_is_replaced() {
-    let server = Setup::new().set("SA01_SUPERVISION_HANG_LIMIT", "1s").start().await.unwrap();
+async fn a_hang_of_housekeeping_is_replaced(engines: Engines) {
+    let setup = engines.setup().await.set("SA01_SUPERVISION_HANG_LIMIT", "5s");
+    let server = setup.start().await.unwrap();
     let before = generation(&server, "housekeeping").await;
     let fault = json!({"kind": "block", "for_ms": 3_600_000});
     server.api.call(Method::POST, "/v1/services/housekeeping/fault", fault).await;
@@ -141,10 +150,9 @@ async fn a_hang_of_housekeeping_is_replaced() {
     works(&server).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_death_of_a_critical_service_ends_the_process_in_order() {
+async fn the_death_of_a_critical_service_ends_the_process_in_order(engines: Engines) {
     for name in ["gateway", "memory-sync"] {
-        let setup = Setup::new();
+        let setup = engines.setup().await;
         let mut server = setup.start().await.unwrap();
         if name == "memory-sync" {
             // Its supervisor restarts it; the supervisor itself is critical.
@@ -164,9 +172,9 @@ async fn the_death_of_a_critical_service_ends_the_process_in_order() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_critical_service_with_a_budget_comes_back() {
-    let server = Setup::new().set("SA01_SUPERVISION_CRITICAL_BUDGET", "3").start().await.unwrap();
+async fn a_critical_service_with_a_budget_comes_back(engines: Engines) {
+    let setup = engines.setup().await.set("SA01_SUPERVISION_CRITICAL_BUDGET", "3");
+    let server = setup.start().await.unwrap();
     for name in ["gateway", "conversation-worker", "tool-executor"] {
         let before = generation(&server, name).await;
         panics(&server, name).await;

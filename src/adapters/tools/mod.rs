@@ -6,24 +6,22 @@ mod chunks;
 mod contained;
 mod document_ingest;
 mod extract;
+mod file_append;
 mod file_read;
 mod file_write;
 mod http_fetch;
 mod nesting;
 mod resolver;
-#[cfg(feature = "failpoints")]
-mod tally;
 mod work_dir;
 
 pub use apart::{READ_PDF, read_pdf};
 pub use contained::Parsers;
 pub use document_ingest::DocumentIngest;
+pub use file_append::FileAppend;
 pub use file_read::FileRead;
 pub use file_write::FileWrite;
 pub use http_fetch::HttpFetch;
 pub use resolver::{AllowedHosts, Lookup, SystemLookup};
-#[cfg(feature = "failpoints")]
-pub use tally::Tally;
 pub use work_dir::WorkDir;
 
 #[cfg(test)]

@@ -2,14 +2,24 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use uuid::Uuid;
 
-/// A client of one server address; the address may change with a restart.
+use super::{HANG, in_time};
+
+/// The pause before a request is repeated.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A client of one address. Each request has a connection of its own: one that is kept might be
+/// closed by the other side in the very moment in which it is used again.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     base: String,
+    token: Option<String>,
+    /// Behind a balancer a connection ends with its backend, while the platform lives on.
+    is_balanced: bool,
     http: reqwest::Client,
 }
 
@@ -25,14 +35,34 @@ pub(crate) struct Sent {
 }
 
 impl Api {
+    /// Speaks to one process.
     pub(crate) fn new(base: &str) -> Self {
         somaagent::adapters::tls::install();
-        let http = reqwest::Client::builder().timeout(Duration::from_mins(1)).build().unwrap();
-        Self { base: base.to_owned(), http }
+        let http = reqwest::Client::builder().timeout(HANG).pool_max_idle_per_host(0);
+        Self { base: base.to_owned(), token: None, is_balanced: false, http: http.build().unwrap() }
+    }
+
+    /// Speaks to whichever process the balancer chooses.
+    pub(crate) fn behind_balancer(base: &str) -> Self {
+        Self { is_balanced: true, ..Self::new(base) }
+    }
+
+    /// Authenticates with this token, if there is one.
+    pub(crate) fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     pub(crate) fn base(&self) -> &str {
         &self.base
+    }
+
+    /// Composes a request.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// Sends a request and returns status and body, if the server answers at all.
@@ -53,7 +83,7 @@ impl Api {
         body: Option<Value>,
         key: Option<&str>,
     ) -> reqwest::Result<(StatusCode, Value)> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -71,8 +101,7 @@ impl Api {
         let body = "--X\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\
             Content-Type: text/plain\r\n\r\nhello\r\n--X--\r\n";
         let request = self
-            .http
-            .post(format!("{}/v1/uploads", self.base))
+            .request(Method::POST, "/v1/uploads")
             .header("Content-Type", "multipart/form-data; boundary=X")
             .header("Idempotency-Key", key)
             .body(body);
@@ -109,26 +138,58 @@ impl Api {
         }
     }
 
+    /// Reads. A server that has too much to do says so (503) and is asked again, as it wants to
+    /// be; one that does not answer at all has failed.
     pub(crate) async fn get(&self, path: &str) -> Value {
-        let (status, body) = self.call(Method::GET, path, Value::Null).await;
-        assert!(status.is_success(), "GET {path}: {status} {body}");
-        body
+        let reading = async {
+            loop {
+                match self.ask(Method::GET, path, None, None).await {
+                    Ok((status, body)) if status.is_success() => return body,
+                    Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => sleep(PAUSE).await,
+                    Ok((status, body)) => panic!("GET {path}: {status} {body}"),
+                    Err(_) if self.is_balanced => sleep(PAUSE).await,
+                    Err(error) => panic!("{path} is not answered: {error:?}"),
+                }
+            }
+        };
+        in_time(path, reading).await
+    }
+
+    /// Does something once, whatever dies meanwhile: it is repeated with the same key until it is
+    /// answered otherwise than by 503.
+    pub(crate) async fn insist(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
+        self.insist_with(&Uuid::now_v7().to_string(), method, path, body).await
+    }
+
+    async fn insist_with(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
+        let insisting = async {
+            loop {
+                let body = (!body.is_null()).then(|| body.clone());
+                match self.try_call(method.clone(), path, body, Some(key)).await {
+                    Some((StatusCode::SERVICE_UNAVAILABLE, _)) | None => sleep(PAUSE).await,
+                    Some(answer) => return answer,
+                }
+            }
+        };
+        in_time(path, insisting).await
     }
 
     /// Sends a message once; `None` where nobody knows whether it was taken.
     pub(crate) async fn try_send(&self, session: Uuid, text: &str, key: &str) -> Option<Sent> {
         let body = json!({ "session_id": session, "message": text });
-        self.try_submit("/v1/session/message", body, key).await
-    }
-
-    /// Asks for a run of `tally` once; `None` where nobody knows whether it was taken.
-    pub(crate) async fn try_tally(&self, session: Uuid, key: &str) -> Option<Sent> {
-        let body = json!({ "session_id": session, "tool_name": "tally" });
-        self.try_submit("/v1/tool/request", body, key).await
-    }
-
-    async fn try_submit(&self, path: &str, body: Value, key: &str) -> Option<Sent> {
-        let (status, answer) = self.try_call(Method::POST, path, Some(body), Some(key)).await?;
+        let (status, answer) =
+            self.try_call(Method::POST, "/v1/session/message", Some(body), Some(key)).await?;
         match status {
             StatusCode::ACCEPTED => Some(sent(&answer)),
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => None,
@@ -136,10 +197,18 @@ impl Api {
         }
     }
 
-    /// Sends a message to a server that is up.
+    /// Sends a message, again and again until it is taken.
     pub(crate) async fn send(&self, session: Uuid, text: &str) -> Sent {
-        let key = Uuid::now_v7().to_string();
-        self.try_send(session, text, &key).await.expect("the message is taken")
+        self.send_with(session, text, &Uuid::now_v7().to_string()).await
+    }
+
+    /// Sends a message with this key, again and again until it is taken.
+    pub(crate) async fn send_with(&self, session: Uuid, text: &str, key: &str) -> Sent {
+        let body = json!({ "session_id": session, "message": text });
+        let path = "/v1/session/message";
+        let (status, answer) = self.insist_with(key, Method::POST, path, body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+        sent(&answer)
     }
 
     /// Reads a session's whole log.
@@ -158,14 +227,19 @@ impl Api {
         }
     }
 
+    /// Returns what became of a message so far.
+    pub(crate) async fn fate(&self, event_id: Uuid) -> Value {
+        self.get(&format!("/v1/messages/{event_id}")).await
+    }
+
     /// Waits until a message has its terminal event; false once nobody answers any more.
     pub(crate) async fn answered(&self, event_id: Uuid) -> bool {
         let path = format!("/v1/messages/{event_id}");
         loop {
             match self.try_call(Method::GET, &path, None, None).await {
                 None => return false,
-                Some((_, status)) if !status["terminal"].is_null() => return true,
-                Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Some((_, fate)) if !fate["terminal"].is_null() => return true,
+                Some(_) => sleep(PAUSE).await,
             }
         }
     }
@@ -173,12 +247,17 @@ impl Api {
     /// Waits for the terminal event of a message.
     pub(crate) async fn terminal(&self, event_id: Uuid) -> Value {
         loop {
-            let status = self.get(&format!("/v1/messages/{event_id}")).await;
-            if !status["terminal"].is_null() {
-                return status["terminal"].clone();
+            let fate = self.fate(event_id).await;
+            if !fate["terminal"].is_null() {
+                return fate["terminal"].clone();
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(PAUSE).await;
         }
+    }
+
+    /// Returns the dead letters, newest first.
+    pub(crate) async fn dead_letters(&self) -> Vec<Value> {
+        self.get("/v1/admin/dlq").await["items"].as_array().unwrap().clone()
     }
 }
 

@@ -13,8 +13,8 @@ const INTRODUCTION: &str = "I am not a language model. I am SomaAgent's built-in
 
 /// What it understands, for whoever asks for something else.
 const ABILITIES: &str = "I can tell the time (\"what time is it?\"), fetch a page (\"fetch \
-    https://…\"), read and write files (\"write hello to notes.txt\"), remember things (\"remember \
-    that …\") and look them up (\"what do you know about …?\").";
+    https://…\"), read and write files (\"write hello to notes.txt\", \"add eggs to list.txt\"), \
+    remember things (\"remember that …\") and look them up (\"what do you know about …?\").";
 
 const ECHOED: &str = "You wrote:";
 const RECALLED: &str = "From what I remember:";
@@ -23,13 +23,14 @@ const TIME: &str = "The time is";
 const FETCHED: &str = "The server answered with status";
 const READ: &str = "The file contains:";
 const WRITTEN: &str = "I have written";
+const APPENDED: &str = "I have added the line to";
 const REMEMBERED: &str = "I will remember that";
 const FOUND: &str = "I know this:";
 const NOTHING: &str = "I know nothing about that yet.";
 
 /// How its answers begin, so that it does not take them for news when they are recalled.
 pub(super) const OPENINGS: &[&str] =
-    &[ECHOED, RECALLED, FAILED, TIME, FETCHED, READ, WRITTEN, REMEMBERED, FOUND, NOTHING];
+    &[ECHOED, RECALLED, FAILED, TIME, FETCHED, READ, WRITTEN, APPENDED, REMEMBERED, FOUND, NOTHING];
 
 /// The most characters of a tool's output that are repeated.
 const MAX_REPEATED: usize = 2_000;
@@ -78,6 +79,7 @@ fn tell(name: &str, content: &str, before: &[ChatMessage], question: &str) -> St
         }
         "file_read" => format!("{READ}\n{}", field("content")),
         "file_write" => format!("{WRITTEN} {}.", field("path")),
+        "file_append" => format!("{APPENDED} {}.", field("path")),
         "memory_save" => remembered(question),
         "memory_search" => found(&output, before, question),
         _ => format!("`{name}` says: {}", field("message")),

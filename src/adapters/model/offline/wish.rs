@@ -21,6 +21,7 @@ enum Wish<'text> {
     Fetch(&'text str),
     Read(&'text str),
     Write { path: &'text str, content: &'text str },
+    Append { path: &'text str, line: &'text str },
     Remember(&'text str),
     Recall(&'text str),
     Echo(&'text str),
@@ -65,6 +66,7 @@ fn wish(line: &str) -> Option<Wish<'_>> {
         .or_else(|| remember(line))
         .or_else(|| recall(line))
         .or_else(|| fetch(line))
+        .or_else(|| append(line))
         .or_else(|| write(line))
         .or_else(|| read(line))
         .or_else(|| after_any(line, &["echo "]).map(|rest| Wish::Echo(bare(rest))))
@@ -158,6 +160,14 @@ fn write(line: &str) -> Option<Wish<'_>> {
     Some(Wish::Write { path, content })
 }
 
+fn append(line: &str) -> Option<Wish<'_>> {
+    let rest = after_any(line, &["append ", "add "])?;
+    let (line, path) =
+        split_last(rest, &[" to the file ", " to file ", " to the end of ", " to "])?;
+    let (path, line) = (as_path(path)?, bare(line));
+    Some(Wish::Append { path, line })
+}
+
 fn read(line: &str) -> Option<Wish<'_>> {
     const ASKS: &[&str] = &["read ", "show me ", "show ", "open ", "cat ", "print "];
     const ARTICLES: &[&str] =
@@ -186,6 +196,7 @@ impl Wish<'_> {
             Self::Write { path, content } => {
                 ("file_write", json!({ "path": path, "content": content }))
             }
+            Self::Append { path, line } => ("file_append", json!({ "path": path, "line": line })),
             Self::Remember(fact) => ("memory_save", json!({ "content": fact })),
             Self::Recall(topic) => ("memory_search", json!({ "query": topic })),
             Self::Echo(text) => ("echo", json!({ "text": text })),
@@ -208,6 +219,8 @@ mod tests {
             ("show me notes/todo.md", Wish::Read("notes/todo.md")),
             ("Read the file `a.txt`.", Wish::Read("a.txt")),
             ("save 1 to 2 to n.txt", Wish::Write { path: "n.txt", content: "1 to 2" }),
+            ("Add eggs to list.txt", Wish::Append { path: "list.txt", line: "eggs" }),
+            ("append a b to the file n/l.md", Wish::Append { path: "n/l.md", line: "a b" }),
             ("Remember: tea at five", Wish::Remember("tea at five")),
             ("what did I tell you about tea?", Wish::Recall("tea")),
             ("Who am I?", Wish::Recall("name")),

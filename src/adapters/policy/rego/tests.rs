@@ -89,6 +89,7 @@ fn the_shipped_policy_knows_every_tool_that_ships() {
         [
             "document_ingest",
             "echo",
+            "file_append",
             "file_read",
             "file_write",
             "http_fetch",
