@@ -19,7 +19,7 @@ const CUT: Duration = Duration::from_secs(1);
 const CUT_KILL: Duration = Duration::from_secs(10);
 /// How long HTTP requests may take to end, of the whole drain.
 const HTTP_LIMIT: Duration = Duration::from_secs(15);
-/// How long closing the store may take.
+/// How long closing store and bus may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A process that serves.
@@ -82,10 +82,13 @@ impl Serving {
     }
 
     async fn close(&self, hurry: &mut Hurry) {
-        let sqlite = std::sync::Arc::clone(&self.ports.sqlite);
-        let close = self.ports.io.call(CLOSE_LIMIT, async move { sqlite.close().await });
+        let (engine, carrier) = (self.ports.engine.clone(), self.ports.carrier.clone());
+        let close = async move {
+            tokio::join!(engine.close(), carrier.close());
+        };
+        let close = self.ports.io.call(CLOSE_LIMIT, close);
         if !matches!(hurry.limit(CLOSE_LIMIT, close).await, Some(Ok(()))) {
-            tracing::warn!("the store was not closed; nothing is lost by that");
+            tracing::warn!("store and bus were not closed; nothing is lost by that");
         }
         if hurry.limit(CUT, self.admin.stop()).await.is_none() {
             tracing::debug!("the admin listener was cut off");

@@ -4,12 +4,19 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use serde::Serialize;
-use soma_config::{CentralizedConfig, Loaded};
+use soma_config::{CentralizedConfig, Loaded, ServerUrl};
 use soma_runtime::Plan;
 
-use super::{personas, ports, registry};
+use super::{
+    personas, ports,
+    reach::{self, Reached},
+    registry,
+};
 use crate::{
-    adapters::store::sqlite::{self, Inspection, LockError, SqliteStore},
+    adapters::store::{
+        postgres::{self, PostgresStore},
+        sqlite::{self, Inspection, LockError, SqliteStore},
+    },
     cli::{exit, out},
     http,
 };
@@ -65,9 +72,12 @@ fn examine(loaded: &Loaded) -> Outcome {
     if let Err(error) = &plan {
         checks.push(fault("plan", error.to_string(), exit::GAVE_UP));
     }
-    checks.push(data_dir(config));
+    if config.storage.dsn.is_none() {
+        checks.push(data_dir(config));
+    }
     checks.push(store(config));
     checks.push(policy(config));
+    checks.extend(servers(config));
     checks.extend(files(config));
     checks.push(port("API address", config.gateway.bind, config));
     checks.push(port("admin address", config.gateway.admin_bind, config));
@@ -84,10 +94,15 @@ fn configuration(loaded: &Loaded) -> Check {
 }
 
 fn engines(config: &CentralizedConfig) -> Check {
-    match ports::supported(config) {
-        Ok(()) => fine("engines", "embedded: sqlite, local bus, local live".to_owned()),
-        Err(error) => fault("engines", error.to_string(), exit::CONFIG),
-    }
+    let of = |is_set: bool, server: &'static str, embedded| if is_set { server } else { embedded };
+    let names = [
+        of(config.storage.dsn.is_some(), "postgresql", "sqlite"),
+        of(config.bus.bootstrap_servers.is_some(), "kafka", "local bus"),
+        of(config.live.redis_url.is_some(), "redis", "local live"),
+        of(config.policy.url.is_some(), "opa", "policy in process"),
+        of(config.memory.base_url.is_some(), "somabrain", "built-in memory"),
+    ];
+    fine("engines", names.join(", "))
 }
 
 /// A directory that our own running server holds is no fault: the start would replace it.
@@ -114,6 +129,13 @@ fn files(config: &CentralizedConfig) -> Vec<Check> {
 }
 
 fn store(config: &CentralizedConfig) -> Check {
+    match &config.storage.dsn {
+        None => sqlite(config),
+        Some(dsn) => postgres(config, dsn),
+    }
+}
+
+fn sqlite(config: &CentralizedConfig) -> Check {
     let data_dir = &config.storage.data_dir;
     let inspected = wait_for(SqliteStore::inspect(data_dir)).map(|found| found.map_err(Into::into));
     match inspected.and_then(|found| found) {
@@ -130,10 +152,44 @@ fn store(config: &CentralizedConfig) -> Check {
     }
 }
 
+fn postgres(config: &CentralizedConfig, dsn: &ServerUrl) -> Check {
+    let found =
+        wait_for(PostgresStore::version(dsn.expose())).map(|found| found.map_err(Into::into));
+    let newest = postgres::newest_schema();
+    match found.and_then(|found| found) {
+        Ok(version) if version == newest => fine("store", format!("schema {version}, current")),
+        Ok(version) if config.bus.bootstrap_servers.is_none() => {
+            warning("store", format!("schema {version}; migrations to {newest} would run"))
+        }
+        Ok(version) => fault(
+            "store",
+            format!("schema {version} is older than {newest}; run `somaagent migrate`"),
+            exit::FAILED,
+        ),
+        Err(error) => fault("store", format!("{error:#}"), exit::FAILED),
+    }
+}
+
+/// The process starts without these and waits for them, so that silence is a warning.
+fn servers(config: &CentralizedConfig) -> Vec<Check> {
+    let said = |server: Reached| match server.outcome {
+        Ok(()) => fine(server.what, "answers".to_owned()),
+        Err(error) if ports::is_configuration(&error) => {
+            fault(server.what, format!("{error:#}"), exit::CONFIG)
+        }
+        Err(error) => warning(server.what, format!("does not answer: {error:#}")),
+    };
+    match wait_for(reach::servers(config)) {
+        Ok(reached) => reached.into_iter().map(said).collect(),
+        Err(error) => vec![fault("servers", format!("{error:#}"), exit::FAILED)],
+    }
+}
+
 fn policy(config: &CentralizedConfig) -> Check {
     match ports::policy(config) {
+        Ok(_) if config.policy.url.is_some() => fine("policy", "asks a server".to_owned()),
         Ok(_) => fine("policy", "compiled".to_owned()),
-        Err(error) => fault("policy", error.to_string(), exit::CONFIG),
+        Err(error) => fault("policy", format!("{error:#}"), exit::CONFIG),
     }
 }
 

@@ -9,6 +9,7 @@ mod drain;
 mod hooks;
 mod personas;
 mod ports;
+mod reach;
 mod registry;
 mod services;
 mod signals;
@@ -22,9 +23,9 @@ use soma_config::{CentralizedConfig, Loaded, LogFormat};
 use soma_contract::{Ids, Owner, ids::RandomIds};
 use soma_runtime::{Io, Orchestrator, RestartPolicy, Running};
 
-use self::{drain::Serving, personas::PersonasError, services::Services, watch::Watch};
+use self::{drain::Serving, services::Services, watch::Watch};
 use crate::{
-    adapters::{policy::RegoError, store::sqlite::OpenError, tls},
+    adapters::tls,
     cli::exit,
     http::{self, Edge},
     telemetry::logs::{self, LogControl, Shape},
@@ -60,7 +61,6 @@ pub fn main(loaded: &Loaded) -> ExitCode {
 }
 
 async fn run(config: &CentralizedConfig, log: LogControl) -> anyhow::Result<u8> {
-    ports::supported(config)?;
     tls::install();
     http::check_auth(&config.auth).context("set up authentication")?;
     let asked = signals::listen().context("listen for signals")?;
@@ -68,10 +68,17 @@ async fn run(config: &CentralizedConfig, log: LogControl) -> anyhow::Result<u8> 
     let admin = bind(config.gateway.admin_bind).context("bind SA01_ADMIN_BIND")?;
     let api = bind(config.gateway.bind).context("bind SA01_GATEWAY_BIND")?;
     let io = Io::new(IO_THREADS).context("start the i/o threads")?;
-    let ports = ports::connect(config, &io).await?;
+    let metrics = Registry::new();
+    let mut hurry = asked.clone();
+    let ports = tokio::select! {
+        ports = ports::connect(config, &io, &metrics) => ports?,
+        _ = hurry.wait_for(|count| *count > 0) => {
+            tracing::info!("told to end before the start was over");
+            return Ok(exit::OK);
+        }
+    };
     let owner = Owner(RandomIds.draw().to_string());
     inherit(&ports, &owner).await?;
-    let metrics = Registry::new();
     let Services { registry, accept, toolbox } = services::build(config, &ports, &owner, &metrics)?;
     let watch = Watch::new(config.gateway.ready_needs_store);
     let edge = Edge::new(http::Parts {
@@ -151,11 +158,7 @@ fn shape(format: LogFormat) -> Shape {
 
 /// Tells a wrong configuration from everything else that keeps the process from starting.
 fn code_of(error: &anyhow::Error) -> u8 {
-    let is_configuration = error.is::<ports::Unsupported>()
-        || error.is::<PersonasError>()
-        || error.is::<RegoError>()
-        || error.is::<http::AccessError>()
-        || matches!(error.downcast_ref(), Some(OpenError::Lock(_)));
+    let is_configuration = ports::is_configuration(error) || error.is::<http::AccessError>();
     if is_configuration {
         exit::CONFIG
     } else if error.is::<soma_runtime::LaunchError>() {

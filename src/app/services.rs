@@ -50,11 +50,13 @@ pub(super) fn build(
 ) -> anyhow::Result<Services> {
     let toolbox = toolbox(config, ports)?;
     let (wake_tools, doorbell) = (Nudge::new(), Doorbell::new());
-    let memory = memory(ports, owner, metrics)?;
+    let nudges = MemoryNudges::default();
+    let after_commit = after_commit(config, &nudges, doorbell.clone());
+    let memory = memory(ports, owner, metrics, &nudges)?;
     let tools = tool_executor(config, ports, owner, metrics, &toolbox, &wake_tools)?;
-    let bells = (wake_tools, doorbell.clone());
+    let bells = (wake_tools, doorbell);
     let conversation = conversation(config, ports, owner, metrics, &toolbox, bells)?;
-    let gateway = gateway(config, ports, metrics, doorbell)?;
+    let gateway = gateway(config, ports, metrics, after_commit)?;
     let accept = gateway.link().outlet();
     let registry = Registry::new([
         memory.into(),
@@ -112,6 +114,7 @@ fn memory(
     ports: &Ports,
     owner: &Owner,
     metrics: &Metrics,
+    nudges: &MemoryNudges,
 ) -> anyhow::Result<Spec<soma_runtime::Supervisor>> {
     let memory_ports = MemoryPorts {
         store: Arc::clone(&ports.store),
@@ -125,7 +128,7 @@ fn memory(
         &memory_ports,
         MemoryConfig::default(),
         &MemoryMetrics::new(metrics)?,
-        &MemoryNudges::default(),
+        nudges,
     );
     Ok(UNIFIED_MEMORY.of(Spec::supervisor(UNIFIED_MEMORY.name, children)))
 }
@@ -185,7 +188,7 @@ fn conversation(
         context_tokens: usize::try_from(config.model.context_tokens)?,
         recall_limit: usize::try_from(config.memory.recall_limit)?,
         personas: Arc::clone(&ports.personas),
-        intake: Intake { backlog_total: config.gateway.backlog_total, ..Intake::default() },
+        intake: intake(config),
         ..soma_conversation::Config::default()
     };
     let ports = soma_conversation::Ports {
@@ -211,11 +214,21 @@ fn conversation(
     Ok(CONVERSATION_WORKER.of(spec))
 }
 
+fn intake(config: &CentralizedConfig) -> Intake {
+    let intake = Intake { backlog_total: config.gateway.backlog_total, ..Intake::default() };
+    // Records of a bus that waits for them are received at once.
+    if config.bus.bootstrap_servers.is_some() {
+        Intake { pause: Duration::ZERO, ..intake }
+    } else {
+        intake
+    }
+}
+
 fn gateway(
     config: &CentralizedConfig,
     ports: &Ports,
     metrics: &Metrics,
-    doorbell: Doorbell,
+    after_commit: AfterCommit,
 ) -> anyhow::Result<Spec<Gateway>> {
     let settings = soma_gateway::Config {
         backlog_per_tenant: config.gateway.backlog_per_tenant,
@@ -226,7 +239,7 @@ fn gateway(
         store: Arc::clone(&ports.store),
         live: Arc::clone(&ports.live),
         io: ports.io.clone(),
-        after_commit: tell(doorbell),
+        after_commit,
     };
     let metrics = soma_gateway::Metrics::new(metrics)?;
     let spec = Spec::new(GATEWAY.name, move || {
@@ -235,11 +248,20 @@ fn gateway(
     Ok(GATEWAY.of(spec).bound(4_096))
 }
 
-/// On the local bus, who accepted a message tells the worker itself.
-fn tell(doorbell: Doorbell) -> AfterCommit {
-    Arc::new(move |accepted: &[Accepted]| {
-        doorbell.ring(accepted.iter().map(|message| message.session_id));
-    })
+/// On the local bus, who accepted a message tells the worker itself. Otherwise the record of the
+/// message does, so that whichever replica receives it runs the turn; the relay is told to carry it.
+fn after_commit(
+    config: &CentralizedConfig,
+    nudges: &MemoryNudges,
+    doorbell: Doorbell,
+) -> AfterCommit {
+    if config.bus.bootstrap_servers.is_none() {
+        return Arc::new(move |accepted: &[Accepted]| {
+            doorbell.ring(accepted.iter().map(|message| message.session_id));
+        });
+    }
+    let relay = nudges.outbox.clone();
+    Arc::new(move |_accepted: &[Accepted]| relay.wake())
 }
 
 fn housekeeping(

@@ -45,6 +45,27 @@ use self::{
 #[error("no Kafka client can be built from the settings: {0}")]
 pub struct SetupError(String);
 
+/// Asks the brokers whether they are there, and changes nothing on them.
+///
+/// # Errors
+///
+/// The settings cannot be used, or no broker answers.
+pub async fn look(options: Options) -> Result<(), LookError> {
+    let topics = Topics::new(&options).map_err(|error| SetupError(error.to_string()))?;
+    let looked = Handle::current().spawn_blocking(move || topics.look()).await;
+    looked.unwrap_or_else(|error| Err(BusError(error.to_string()))).map_err(LookError::from)
+}
+
+/// Why a look at the brokers found none.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum LookError {
+    /// The settings cannot be used.
+    Setup(#[from] SetupError),
+    /// No broker answers.
+    Away(#[from] BusError),
+}
+
 /// Carries records over Kafka.
 #[derive(Debug)]
 pub struct KafkaBus {

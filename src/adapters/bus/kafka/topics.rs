@@ -128,6 +128,11 @@ impl Topics {
         fault.map_or(Ok(()), |error| Err(BusError(RDKafkaErrorCode::from(error).to_string())))
     }
 
+    /// Asks the brokers what there is.
+    pub(super) fn look(&self) -> Result<(), BusError> {
+        self.missing().map(drop)
+    }
+
     /// Asks for all names: to ask for one that is missing could create it, with other settings.
     fn missing(&self) -> Result<Vec<&str>, BusError> {
         let metadata = self.admin.inner().fetch_metadata(None, LOOK).map_err(unavailable)?;

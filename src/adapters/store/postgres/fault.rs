@@ -93,6 +93,14 @@ fn is_broken(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Returns whether the server does not take connections now: it is away, starts, stops or is full.
+pub(super) fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        _ => code(error).is_some_and(|code| code.starts_with("57P") || code == "53300"),
+    }
+}
+
 /// Returns whether the same call would fail again: the data is to blame, not the server.
 fn is_of_the_data(error: &sqlx::Error) -> bool {
     match error {

@@ -122,6 +122,13 @@ pub enum OpenError {
     Database(#[from] sqlx::Error),
 }
 
+impl OpenError {
+    /// Returns whether the server may be reached a moment later: it is away or is just starting.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Database(error) if fault::is_away(error))
+    }
+}
+
 /// The store in one PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresStore {
