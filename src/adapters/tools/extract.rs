@@ -9,6 +9,8 @@ use super::nesting::nesting;
 const COLUMNS: usize = 120;
 /// The deepest that elements of HTML may be nested; browsers flatten at 512.
 const MAX_NESTING: usize = 1_000;
+/// The most HTML that is laid out: that takes some 500 times as much memory for a while.
+const MAX_HTML_BYTES: usize = 512 * 1024;
 /// How every PDF begins.
 const PDF_MAGIC: &[u8] = b"%PDF-";
 
@@ -86,12 +88,19 @@ pub(super) fn text_of(
     bytes: &[u8],
     max_chars: usize,
 ) -> Result<(String, bool), ToolError> {
+    let mut is_cut = false;
     let text = match format {
         Format::Text => decoded(mime, bytes)?,
-        Format::Html => text_of_html(&decoded(mime, bytes)?)?,
+        Format::Html => {
+            let html = decoded(mime, bytes)?;
+            let head = html.get(..html.floor_char_boundary(MAX_HTML_BYTES)).unwrap_or_default();
+            is_cut = head.len() < html.len();
+            text_of_html(head)?
+        }
         Format::Pdf => pdf_text(bytes)?,
     };
-    Ok(bounded(&text, max_chars))
+    let (text, cut) = bounded(&text, max_chars);
+    Ok((text, cut || is_cut))
 }
 
 /// Reads the text layer of a PDF, as [`text_of`] does.
@@ -206,6 +215,15 @@ mod tests {
         assert_eq!(of_depth(200).unwrap().0, "deep");
         let refused = of_depth(1_000_000).unwrap_err().to_string();
         assert!(refused.contains("nested deeper"), "{refused}");
+    }
+
+    #[test]
+    fn of_very_long_html_the_beginning_is_read() {
+        let html = format!("<p>begin</p>{}<p>end</p>", " ".repeat(MAX_HTML_BYTES));
+        let read = text_of(Format::Html, "text/html", html.as_bytes(), 100).unwrap();
+        assert_eq!(read, ("begin".to_owned(), true));
+        let html = format!("{}é<p>end</p>", " ".repeat(MAX_HTML_BYTES - 1));
+        assert!(text_of(Format::Html, "text/html", html.as_bytes(), 100).unwrap().1);
     }
 
     #[test]
