@@ -30,7 +30,7 @@ impl KafkaConsumer {
         readers: &Arc<Readers>,
     ) -> Self {
         let desk = Arc::new(Desk::default());
-        Reader::start(group, options, topics, Arc::clone(&desk), readers);
+        Reader::start(group, options, topics, &desk, readers);
         Self { desk }
     }
 }

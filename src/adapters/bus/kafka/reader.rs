@@ -142,10 +142,10 @@ impl Reader {
         group: Group,
         options: &Options,
         topics: Arc<Topics>,
-        desk: Arc<Desk>,
+        desk: &Arc<Desk>,
         readers: &Arc<Readers>,
     ) {
-        let reader = Self { group, options: options.clone(), topics, desk: Arc::clone(&desk) };
+        let reader = Self { group, options: options.clone(), topics, desk: Arc::clone(desk) };
         let counting = Arc::clone(readers);
         readers.running.fetch_add(1, Ordering::AcqRel);
         let spawned =
