@@ -15,12 +15,22 @@ use super::{
     claim::with_more,
     dead_letter,
     fault::Fault,
-    journal::turns,
     log::Log,
     memory_write,
-    row::{TurnRow, array, hex, json, micros},
+    row::{TurnRow, array, documents, hex, json, micros, parse, turn_json},
     work::{Operation, Terms},
 };
+
+/// $1: `[turn, …]`: the turns, and where the logs of their sessions end.
+const READ: &str = concat!(
+    "SELECT json_group_array(",
+    turn_json!(),
+    ") FROM json_each($1) e CROSS JOIN turn t ON t.turn_id = unhex(e.value);
+
+SELECT json_group_array(json_array(hex(s.session_id), s.last_seq))
+FROM json_each($1) e CROSS JOIN turn t ON t.turn_id = unhex(e.value)
+CROSS JOIN session_envelopes s ON s.session_id = t.session_id;"
+);
 
 /// $1: `[session, …]`
 const HEADS: &str = "
@@ -67,12 +77,29 @@ pub(super) async fn heads(
     sessions: &HashSet<SessionId>,
 ) -> Result<Log, Fault> {
     let named: Vec<String> = sessions.iter().map(|session| hex(session.0)).collect();
-    let rows: Vec<(SessionId, u64)> = array(query(HEADS).bind(json(&named)?), connection).await?;
+    let rows = array(query(HEADS).bind(json(&named)?), connection).await?;
+    Ok(log_of(rows))
+}
+
+fn log_of(heads: Vec<(SessionId, u64)>) -> Log {
     let mut log = Log::default();
-    for (session, last_seq) in rows {
+    for (session, last_seq) in heads {
         log.know(session, last_seq);
     }
-    Ok(log)
+    log
+}
+
+/// Reads the turns that are to end, and where their sessions' logs end.
+async fn read(
+    connection: &mut SqliteConnection,
+    requests: &[End],
+) -> Result<(HashMap<TurnId, TurnRow>, Log), Fault> {
+    let ids: Vec<String> = requests.iter().map(|request| hex(request.turn_id.0)).collect();
+    let found = documents(query(READ).bind(json(&ids)?), connection).await?;
+    let mut found = found.iter().map(String::as_str);
+    let turns: Vec<TurnRow> = parse(found.next().unwrap_or("[]"))?;
+    let log = log_of(parse(found.next().unwrap_or("[]"))?);
+    Ok((turns.into_iter().map(|turn| (turn.turn_id, turn)).collect(), log))
 }
 
 impl Operation for End {
@@ -85,9 +112,9 @@ impl Operation for End {
         terms: Terms,
         requests: &[Self],
     ) -> Result<Vec<StoreResult<Appended>>, Fault> {
-        let turns = turns(connection, requests.iter().map(|request| request.turn_id)).await?;
+        let (turns, log) = read(connection, requests).await?;
         let sessions: HashSet<SessionId> = turns.values().map(|turn| turn.session_id).collect();
-        let mut endings = Endings::onto(heads(connection, &sessions).await?);
+        let mut endings = Endings::onto(log);
         let mut places = Vec::with_capacity(requests.len());
         for request in requests {
             places.push(match turns.get(&request.turn_id) {

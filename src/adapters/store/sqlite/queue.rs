@@ -1,8 +1,7 @@
 //! What was asked of the writer and is not done yet: who comes into the next commit.
 //!
 //! A caller outside waits for an accept, which is short, while turns go on by themselves. So accepts
-//! all come first, and while any come, the rest shares in each commit as far as it does not hold them
-//! up. It is never left out.
+//! all come first, and the rest has what they leave of a short commit. It is never left out.
 
 use std::collections::VecDeque;
 
@@ -10,24 +9,19 @@ use super::work::Work;
 
 /// Accepts that one commit does at most.
 const ACCEPTS: usize = 256;
-/// Requests of the rest that one commit does at most: a commit is short, as an accept may come any
-/// moment and waits for its end.
-const ALL_OTHERS: usize = 64;
-/// Commits without an accept after which none is expected: callers that have just been answered send
-/// the next one.
-const CALM: u32 = 4;
-/// One request of the rest for so many accepts, ...
-const ACCEPTS_PER_OTHER: usize = 4;
-/// ... and this many in any case.
-const OTHERS: usize = 8;
+/// Requests of a commit, beyond which the rest waits: an accept may come any moment, and waits for
+/// the end of the commit that has begun.
+const COMMIT: usize = 48;
+/// Requests of the rest that each commit does.
+const OTHERS: usize = 3;
 
 /// Work that waits.
 #[derive(Default)]
 pub(super) struct Queue {
     accepts: VecDeque<Box<dyn Work>>,
     others: VecDeque<Box<dyn Work>>,
-    /// Commits since the last one with an accept.
-    calm: u32,
+    /// Accepts that may come any moment: callers that have just been answered send the next ones.
+    expected: usize,
 }
 
 impl Queue {
@@ -50,16 +44,11 @@ impl Queue {
     pub(super) fn next(&mut self) -> Vec<Box<dyn Work>> {
         let mut works = Vec::new();
         let accepts = take(&mut self.accepts, ACCEPTS, &mut works);
-        self.calm = if accepts == 0 { self.calm.saturating_add(1) } else { 0 };
-        let share = if self.calm > CALM { ALL_OTHERS } else { share(accepts) };
+        self.expected = accepts.max(self.expected - self.expected.div_ceil(8));
+        let share = COMMIT.saturating_sub(self.expected).max(OTHERS);
         take(&mut self.others, share, &mut works);
         works
     }
-}
-
-/// Returns how many requests of the rest a commit does beside so many accepts.
-fn share(accepts: usize) -> usize {
-    (accepts / ACCEPTS_PER_OTHER).max(OTHERS)
 }
 
 /// Moves work of at least one and about `most` requests; returns of how many.
@@ -123,36 +112,36 @@ mod tests {
     }
 
     #[test]
-    fn accepts_come_first_and_leave_the_rest_its_share() {
+    fn accepts_come_first_and_the_rest_has_what_they_leave() {
         let mut queue = Queue::default();
-        (0..200).for_each(|_| queue.push(claim()));
+        (0..100).for_each(|_| queue.push(claim()));
+        queue.push(accepts(8));
+        assert_eq!(next(&mut queue), [("accept", 8), ("claim", 40)]);
+        queue.push(accepts(60));
+        (0..4).for_each(|_| queue.push(accepts(1)));
+        assert_eq!(next(&mut queue), [("accept", 64), ("claim", 3)]);
+    }
+
+    #[test]
+    fn when_no_more_accepts_come_the_rest_has_more_and_more() {
+        let mut queue = Queue::default();
+        (0..2_000).for_each(|_| queue.push(claim()));
         queue.push(accepts(64));
-        assert_eq!(next(&mut queue), [("accept", 64), ("claim", 16)]);
-        (0..2).for_each(|_| queue.push(accepts(1)));
-        assert_eq!(next(&mut queue), [("accept", 2), ("claim", 8)]);
+        let shares: Vec<usize> =
+            (0..30).map(|_| next(&mut queue).last().map_or(0, |(_, count)| *count)).collect();
+        assert!(shares.is_sorted());
+        assert_eq!((shares[0], shares[1], shares[29]), (3, 3, COMMIT));
     }
 
     #[test]
-    fn when_no_more_accepts_come_the_rest_has_all() {
+    fn a_commit_is_bounded_and_leaves_nobody_out() {
         let mut queue = Queue::default();
-        (0..200).for_each(|_| queue.push(claim()));
-        queue.push(accepts(1));
-        for works in [&[("accept", 1), ("claim", 8)][..], &[("claim", 8)]] {
-            assert_eq!(next(&mut queue), works);
-        }
-        (1..CALM).for_each(|_| drop(queue.next()));
-        assert_eq!(next(&mut queue), [("claim", 64)]);
-        while !queue.is_empty() {
-            assert_ne!(next(&mut queue), []);
-        }
-    }
-
-    #[test]
-    fn a_commit_is_bounded() {
-        let mut queue = Queue::default();
-        (0..300).for_each(|_| queue.push(claim()));
+        (0..10).for_each(|_| queue.push(claim()));
         (0..5).for_each(|_| queue.push(accepts(64)));
-        assert_eq!(next(&mut queue), [("accept", 256), ("claim", 64)]);
-        assert_eq!(next(&mut queue), [("accept", 64), ("claim", 16)]);
+        assert_eq!(next(&mut queue), [("accept", 256), ("claim", 3)]);
+        assert_eq!(next(&mut queue), [("accept", 64), ("claim", 3)]);
+        assert_eq!(next(&mut queue), [("claim", 3)]);
+        assert_eq!(next(&mut queue), [("claim", 1)]);
+        assert!(queue.is_empty());
     }
 }

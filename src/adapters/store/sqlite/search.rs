@@ -30,15 +30,20 @@ const PENDING: usize = 2_000;
 const FIRST_PENDING: usize = 16;
 
 /// Whether a memory `r` of the replica is one that is asked for: $1 tenant, $2 session, $3 persona,
-/// $4 kind. What an undelivered write replaces is not; versions are compared only where there is one,
-/// as they lie behind the text.
+/// $4 kind.
 macro_rules! is_wanted {
     () => {
         "r.tenant = $1
     AND ($2 IS NULL OR r.session_id = $2) AND ($3 IS NULL OR r.persona_id = $3)
-    AND ($4 IS NULL OR r.kind = $4)
-    AND NOT EXISTS (SELECT 1 FROM memory_write_outbox w WHERE w.tenant = r.tenant
-                    AND w.memory_id = r.memory_id AND +w.version > r.version)"
+    AND ($4 IS NULL OR r.kind = $4)"
+    };
+}
+
+/// Whether no undelivered write replaces the memory `r`.
+macro_rules! is_current {
+    () => {
+        " AND NOT EXISTS (SELECT 1 FROM memory_write_outbox w WHERE w.tenant = r.tenant
+                 AND w.memory_id = r.memory_id AND w.version > r.version)"
     };
 }
 
@@ -58,13 +63,17 @@ const MATCHING: &str = concat!(
 );
 
 /// $1: `[id, …]`
-const CONTENTS: &str = "
-SELECT json_array(r.id, r.payload) FROM json_each($1) e CROSS JOIN memory_replica r ON r.id = e.value";
+const CONTENTS: &str = concat!(
+    "SELECT json_array(r.id, r.payload)
+FROM json_each($1) e CROSS JOIN memory_replica r ON r.id = e.value WHERE true",
+    is_current!()
+);
 
 /// $5 limit
 const NEWEST: &str = concat!(
     "SELECT r.payload FROM memory_replica r WHERE ",
     is_wanted!(),
+    is_current!(),
     " AND r.deleted_at IS NULL ORDER BY r.written_at DESC, r.id DESC LIMIT $5 + 0"
 );
 
