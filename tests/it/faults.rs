@@ -211,7 +211,7 @@ async fn a_death_at_a_record_that_cannot_become_work_buries_it_once(engines: Eng
     }
 }
 
-#[cfg(feature = "cluster-tests")]
+#[cfg(feature = "cluster-platform")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_death_at_a_foreign_memory_takes_it_once() {
     for failpoint in around("replicate") {

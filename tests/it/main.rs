@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-#[cfg(feature = "cluster-tests")]
+#[cfg(feature = "cluster-platform")]
 mod chaos;
 mod cli;
 mod crash;

@@ -8,7 +8,7 @@ pub(crate) enum Engines {
     /// One process on the embedded engines.
     Embedded,
     /// Two replicas in `prod` on PostgreSQL, Kafka, Redis and OPA, behind a balancer.
-    #[cfg(feature = "cluster-tests")]
+    #[cfg(feature = "cluster-platform")]
     Cluster,
 }
 
@@ -17,7 +17,7 @@ impl Engines {
     pub(crate) async fn setup(self) -> Setup {
         match self {
             Self::Embedded => Setup::new(),
-            #[cfg(feature = "cluster-tests")]
+            #[cfg(feature = "cluster-platform")]
             Self::Cluster => super::cluster::World::fresh().await.setup(),
         }
     }
@@ -40,7 +40,7 @@ macro_rules! on_all_engines {
             )*
         }
 
-        #[cfg(feature = "cluster-tests")]
+        #[cfg(feature = "cluster-platform")]
         mod cluster {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

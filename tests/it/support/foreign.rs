@@ -22,7 +22,7 @@ impl Foreign {
     /// Writes it to the platform's bus. The embedded bus is in the store's file, which nobody may
     /// have open now.
     pub(crate) async fn write(&self, setup: &Setup) {
-        #[cfg(feature = "cluster-tests")]
+        #[cfg(feature = "cluster-platform")]
         if let Some(world) = setup.world() {
             return world.publish(self).await;
         }

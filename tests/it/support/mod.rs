@@ -6,7 +6,7 @@ pub(crate) mod log;
 
 mod api;
 mod balancer;
-#[cfg(feature = "cluster-tests")]
+#[cfg(feature = "cluster-platform")]
 pub(crate) mod cluster;
 mod engines;
 mod platform;

@@ -18,7 +18,7 @@ pub(crate) struct Setup {
     failpoints: Option<String>,
     replicas: usize,
     token: Option<String>,
-    #[cfg(feature = "cluster-tests")]
+    #[cfg(feature = "cluster-platform")]
     world: Option<super::cluster::World>,
 }
 
@@ -32,7 +32,7 @@ impl Setup {
             failpoints: None,
             replicas: 1,
             token: None,
-            #[cfg(feature = "cluster-tests")]
+            #[cfg(feature = "cluster-platform")]
             world: None,
         };
         let (data, files) = (setup.data_dir(), setup.files());
@@ -46,7 +46,7 @@ impl Setup {
     }
 
     /// Two replicas that share the servers of a world.
-    #[cfg(feature = "cluster-tests")]
+    #[cfg(feature = "cluster-platform")]
     pub(super) fn of_world(world: super::cluster::World) -> Self {
         let settings = world.settings();
         let token = Some(super::cluster::World::token());
@@ -55,7 +55,7 @@ impl Setup {
     }
 
     /// Returns the servers below, if there are any.
-    #[cfg(feature = "cluster-tests")]
+    #[cfg(feature = "cluster-platform")]
     pub(crate) const fn world(&self) -> Option<&super::cluster::World> {
         self.world.as_ref()
     }
