@@ -25,7 +25,7 @@ fmt-check:
 	$(CARGO) fmt --all -- --check
 
 lint: ## Runs clippy on everything; a warning is an error.
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features cluster-tests --locked -- -D warnings
 
 test: ## Runs every test, on the embedded engines and on real servers, then the dry run of the plan.
 	scripts/servers.sh during $(CARGO) test --workspace --locked --features cluster-tests

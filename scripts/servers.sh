@@ -15,9 +15,9 @@ usage: scripts/servers.sh VERB [ARGUMENT...]
   env                    prints the addresses as shell exports
   during COMMAND...      runs a command with the servers up; stops those that it had to start
 A SERVER is postgres, kafka, redis or opa. Settings, from the environment:
-  SA01_SERVERS_DIR                                             data, logs and process ids
-  SA01_TEST_{DB,KAFKA,KAFKA_CONTROLLER,REDIS,OPA}_PORT         55432 59092 59093 56379 58181
-  SA01_SERVERS_READY                                           seconds to wait for each, 120
+  SOMA_SERVERS_DIR                                             data, logs and process ids
+  SOMA_TEST_{DB,KAFKA,KAFKA_CONTROLLER,REDIS,OPA}_PORT         55432 59092 59093 56379 58181
+  SOMA_SERVERS_READY                                           seconds to wait for each, 120
 USAGE
 }
 
@@ -27,14 +27,14 @@ readonly SERVERS=(postgres kafka redis opa)
 
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(dirname "$here")
-state=${SA01_SERVERS_DIR:-${TMPDIR:-/tmp}/somaagent-servers-$(id -u)}
+state=${SOMA_SERVERS_DIR:-${TMPDIR:-/tmp}/somaagent-servers-$(id -u)}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/somaagent-servers
-ready_within=${SA01_SERVERS_READY:-120}
-postgres_port=${SA01_TEST_DB_PORT:-55432}
-kafka_port=${SA01_TEST_KAFKA_PORT:-59092}
-kafka_controller_port=${SA01_TEST_KAFKA_CONTROLLER_PORT:-59093}
-redis_port=${SA01_TEST_REDIS_PORT:-56379}
-opa_port=${SA01_TEST_OPA_PORT:-58181}
+ready_within=${SOMA_SERVERS_READY:-120}
+postgres_port=${SOMA_TEST_DB_PORT:-55432}
+kafka_port=${SOMA_TEST_KAFKA_PORT:-59092}
+kafka_controller_port=${SOMA_TEST_KAFKA_CONTROLLER_PORT:-59093}
+redis_port=${SOMA_TEST_REDIS_PORT:-56379}
+opa_port=${SOMA_TEST_OPA_PORT:-58181}
 
 say() { printf 'servers: %s\n' "$*" >&2; }
 die() {
@@ -373,10 +373,10 @@ status() {
 
 addresses() {
   cat <<ADDRESSES
-export SA01_TEST_DB_DSN=postgres://postgres@127.0.0.1:$postgres_port/postgres
-export SA01_TEST_KAFKA=127.0.0.1:$kafka_port
-export SA01_TEST_REDIS_URL=redis://127.0.0.1:$redis_port
-export SA01_TEST_OPA_URL=http://127.0.0.1:$opa_port
+export SOMA_TEST_DB_DSN=postgres://postgres@127.0.0.1:$postgres_port/postgres
+export SOMA_TEST_KAFKA=127.0.0.1:$kafka_port
+export SOMA_TEST_REDIS_URL=redis://127.0.0.1:$redis_port
+export SOMA_TEST_OPA_URL=http://127.0.0.1:$opa_port
 ADDRESSES
 }
 

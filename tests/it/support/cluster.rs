@@ -58,10 +58,10 @@ impl Servers {
             set.map_or_else(|| default.to_owned(), |(_, value)| value)
         };
         Self {
-            dsn: address("SA01_TEST_DB_DSN", "postgres://postgres@127.0.0.1:55432/postgres"),
-            kafka: address("SA01_TEST_KAFKA", "127.0.0.1:59092"),
-            redis: address("SA01_TEST_REDIS_URL", "redis://127.0.0.1:56379"),
-            opa: address("SA01_TEST_OPA_URL", "http://127.0.0.1:58181"),
+            dsn: address("SOMA_TEST_DB_DSN", "postgres://postgres@127.0.0.1:55432/postgres"),
+            kafka: address("SOMA_TEST_KAFKA", "127.0.0.1:59092"),
+            redis: address("SOMA_TEST_REDIS_URL", "redis://127.0.0.1:56379"),
+            opa: address("SOMA_TEST_OPA_URL", "http://127.0.0.1:58181"),
             own: None,
         }
     }
@@ -107,9 +107,9 @@ impl Own {
     fn script(&self, arguments: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/servers.sh");
         let mut command = Command::new(script);
-        command.args(arguments).env("SA01_SERVERS_DIR", self.state());
+        command.args(arguments).env("SOMA_SERVERS_DIR", self.state());
         for (name, port) in &self.ports {
-            command.env(format!("SA01_TEST_{name}_PORT"), port.to_string());
+            command.env(format!("SOMA_TEST_{name}_PORT"), port.to_string());
         }
         let ran = command.stdin(Stdio::null()).output().unwrap();
         let told = String::from_utf8_lossy(&ran.stderr).into_owned();

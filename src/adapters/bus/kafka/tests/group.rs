@@ -64,7 +64,7 @@ async fn members_that_come_and_go_lose_no_record_and_keep_the_order() {
 
 #[tokio::test]
 async fn what_a_killed_process_did_not_acknowledge_is_read_by_another() {
-    if let Some(prefix) = env::var_os("SA01_TEST_KILLED") {
+    if let Some(prefix) = env::var_os("SOMA_TEST_KILLED") {
         return be_killed(prefix.into_string().unwrap()).await;
     }
     let corner = Corner::new();
@@ -74,7 +74,7 @@ async fn what_a_killed_process_did_not_acknowledge_is_read_by_another() {
                 what_a_killed_process_did_not_acknowledge_is_read_by_another";
     let mut child = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
-        .env("SA01_TEST_KILLED", &corner.options.prefix)
+        .env("SOMA_TEST_KILLED", &corner.options.prefix)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

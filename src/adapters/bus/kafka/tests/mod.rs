@@ -35,7 +35,7 @@ const LONG: Duration = Duration::from_mins(2);
 
 /// Where the brokers are.
 fn brokers() -> String {
-    env::var_os("SA01_TEST_KAFKA")
+    env::var_os("SOMA_TEST_KAFKA")
         .map_or_else(|| "127.0.0.1:59092".to_owned(), |brokers| brokers.into_string().unwrap())
 }
 

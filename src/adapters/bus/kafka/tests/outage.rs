@@ -28,9 +28,9 @@ impl OwnBroker {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/servers.sh");
         let status = Command::new(script)
             .args(arguments)
-            .env("SA01_SERVERS_DIR", self.dir.path())
-            .env("SA01_TEST_KAFKA_PORT", self.port.to_string())
-            .env("SA01_TEST_KAFKA_CONTROLLER_PORT", self.controller_port.to_string())
+            .env("SOMA_SERVERS_DIR", self.dir.path())
+            .env("SOMA_TEST_KAFKA_PORT", self.port.to_string())
+            .env("SOMA_TEST_KAFKA_CONTROLLER_PORT", self.controller_port.to_string())
             .status()
             .unwrap();
         assert!(status.success(), "servers.sh {arguments:?}");

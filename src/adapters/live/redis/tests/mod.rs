@@ -31,7 +31,7 @@ struct System {
 impl System {
     /// A system on the shared server.
     fn shared() -> Self {
-        Self::at(servers::address("SA01_TEST_REDIS_URL", "redis://127.0.0.1:56379"))
+        Self::at(servers::address("SOMA_TEST_REDIS_URL", "redis://127.0.0.1:56379"))
     }
 
     fn at(url: String) -> Self {

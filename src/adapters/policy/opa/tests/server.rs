@@ -17,7 +17,7 @@ use super::*;
 use crate::adapters::{policy::Rego, servers};
 
 fn url() -> String {
-    servers::address("SA01_TEST_OPA_URL", "http://127.0.0.1:58181")
+    servers::address("SOMA_TEST_OPA_URL", "http://127.0.0.1:58181")
 }
 
 /// An engine with these rules, in a package of its own on the shared server.

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::super::{Options, PostgresStore, schema::MIGRATIONS};
 
-/// Where the tests' server is, unless `SA01_TEST_DB_DSN` says otherwise.
+/// Where the tests' server is, unless `SOMA_TEST_DB_DSN` says otherwise.
 const DSN: &str = "postgres://postgres@127.0.0.1:55432/postgres";
 
 /// Returns the address of the server's own database.
@@ -21,7 +21,7 @@ const DSN: &str = "postgres://postgres@127.0.0.1:55432/postgres";
 )]
 fn server() -> &'static str {
     static SERVER: OnceLock<String> = OnceLock::new();
-    SERVER.get_or_init(|| env::var("SA01_TEST_DB_DSN").unwrap_or_else(|_| DSN.to_owned()))
+    SERVER.get_or_init(|| env::var("SOMA_TEST_DB_DSN").unwrap_or_else(|_| DSN.to_owned()))
 }
 
 /// Returns where the server is: `host:port`.
