@@ -160,7 +160,22 @@ impl World {
                 panic!("no PostgreSQL at `{}` ({error}): run `make up`", world.servers.dsn)
             });
         world.sql(&mut connection, "CREATE DATABASE").await;
+        world.migrate().await;
         world
+    }
+
+    /// Brings the schema up to date, as an init container does.
+    async fn migrate(&self) {
+        let dsn = self.dsn();
+        let migrating = move || {
+            Command::new(env!("CARGO_BIN_EXE_somaagent"))
+                .arg("migrate")
+                .env("SA01_DB_DSN", dsn)
+                .stdin(Stdio::null())
+                .output()
+        };
+        let ran = tokio::task::spawn_blocking(migrating).await.unwrap().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
 
     async fn sql(&self, connection: &mut PgConnection, verb: &str) {
