@@ -1,10 +1,5 @@
 //! What the store's writer commits: 64 callers at once, on a real file with fsync on.
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a bench that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
 use std::{sync::Arc, time::Duration};
 

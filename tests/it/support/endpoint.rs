@@ -100,10 +100,13 @@ pub(crate) fn says(text: &str) -> Reply {
     chunks(&json!({"role": "assistant", "content": text}), "stop")
 }
 
-/// A model's answer that calls a tool.
+/// A model's answer that calls a tool. The id of the call follows from its arguments, so that a call
+/// that is made anew can be told from the next one.
 pub(crate) fn calls(tool: &str, arguments: &Value) -> Reply {
-    let function = json!({"name": tool, "arguments": arguments.to_string()});
-    let call = json!({"index": 0, "id": "call_1", "type": "function", "function": function});
+    let arguments = arguments.to_string();
+    let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, arguments.as_bytes());
+    let function = json!({"name": tool, "arguments": arguments});
+    let call = json!({"index": 0, "id": id, "type": "function", "function": function});
     chunks(&json!({"role": "assistant", "tool_calls": [call]}), "tool_calls")
 }
 

@@ -14,6 +14,10 @@ pub(crate) enum Engines {
 
 impl Engines {
     /// Returns a setup with nothing in it yet.
+    #[cfg_attr(
+        not(feature = "cluster-platform"),
+        expect(clippy::unused_async, reason = "servers are waited for")
+    )]
     pub(crate) async fn setup(self) -> Setup {
         match self {
             Self::Embedded => Setup::new(),

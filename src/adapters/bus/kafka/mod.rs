@@ -22,7 +22,8 @@ mod record;
 mod settings;
 mod topics;
 
-#[cfg(all(test, feature = "cluster-tests"))]
+#[cfg(test)]
+#[cfg(feature = "cluster-tests")]
 mod tests;
 
 use std::{sync::Arc, time::Duration};

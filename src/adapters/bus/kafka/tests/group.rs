@@ -93,7 +93,7 @@ async fn be_killed(prefix: String) {
     let mut consumer = worker(&bus);
     receive(&mut *consumer, 3).await;
     println!("the child has them in hand");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test]
