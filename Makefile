@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 
-.PHONY: help run up down check fmt lint test doc bench dry-run chart-docs papers image
+.PHONY: help run up down check fmt lint test test-replicas doc bench dry-run chart-docs papers image
 
 help: ## Lists the verbs.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -25,11 +25,14 @@ fmt-check:
 	$(CARGO) fmt --all -- --check
 
 lint: ## Runs clippy on everything; a warning is an error.
-	$(CARGO) clippy --workspace --all-targets --features cluster-tests --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features cluster-platform --locked -- -D warnings
 
 test: ## Runs every test, on the embedded engines and on real servers, then the dry run of the plan.
 	scripts/servers.sh during $(CARGO) test --workspace --locked --features cluster-tests
 	$(MAKE) dry-run
+
+test-replicas: ## Runs the black-box scenarios and the chaos list on two replicas and real servers.
+	scripts/servers.sh during $(CARGO) test -p somaagent --locked --features cluster-platform --test it -- cluster:: chaos::
 
 dry-run: ## Checks configuration, plan, store, policy and ports without changing anything.
 	SA01_DATA_DIR=$$(mktemp -d)/data $(CARGO) run --locked --quiet -- run --dry-run
