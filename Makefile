@@ -5,7 +5,7 @@ CARGO ?= cargo
 .PHONY: help run up down check fmt lint test test-replicas doc bench dry-run chart-docs papers image
 
 help: ## Lists the verbs.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 run: ## Starts the platform in this folder, on the embedded engines.
 	$(CARGO) run --release
@@ -27,7 +27,7 @@ fmt-check:
 lint: ## Runs clippy on everything; a warning is an error.
 	$(CARGO) clippy --workspace --all-targets --features cluster-platform --locked -- -D warnings
 
-test: ## Runs every test, on the embedded engines and on real servers, then the dry run of the plan.
+test: ## Runs the tests on the embedded engines and on real servers, then the dry run of the plan.
 	scripts/servers.sh during $(CARGO) test --workspace --locked --features cluster-tests
 	$(MAKE) dry-run
 
